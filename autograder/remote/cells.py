@@ -1,0 +1,219 @@
+"""Runs notebook cells with IPython's own shell and records what they show, in order.
+
+Streams, displayed objects, figures and errors go into one list as they happen. What child processes and C code write to
+descriptors 1 and 2 goes to a file and is added when the cell ends.
+
+This file enters the sandbox: it imports nothing else of ours but `server`'s naming of cells.
+"""
+
+import contextlib
+import io
+import json
+import os
+import sys
+import tempfile
+from typing import Any
+
+from IPython.core.compilerop import CachingCompiler
+from IPython.core.displayhook import DisplayHook
+from IPython.core.displaypub import DisplayPublisher
+from IPython.core.interactiveshell import InteractiveShell
+from traitlets.config import Config
+
+from autograder.remote.server import CELL_FILE
+
+Output = dict[str, Any]
+
+
+class Recorder:
+    """One ordered list of a cell's outputs, no larger than it may be."""
+
+    def __init__(self) -> None:
+        self.outputs: list[Output] = []
+        self.displays: dict[str, list[Output]] = {}
+        self.room = 0
+        self.clear_next = False
+        self.begin(2**20)
+
+    def begin(self, limit: int) -> None:
+        """Start anew with room for `limit` bytes."""
+        self.outputs, self.displays = [], {}
+        self.room, self.clear_next = limit, False
+
+    def stream(self, name: str, text: str) -> None:
+        """Text written to stdout or stderr."""
+        text = text[: max(0, self.room)]
+        if not text:
+            return
+        self._make_room(len(text))
+        last = self.outputs[-1] if self.outputs else {}
+        if last.get("output_type") == "stream" and last.get("name") == name:
+            last["parts"].append(text)
+        else:
+            self.outputs.append({"output_type": "stream", "name": name, "parts": [text]})
+
+    def show(self, output: Output, display_id: str | None = None) -> None:
+        """A displayed object, a result or an error."""
+        size = len(json.dumps(output, default=str))
+        if size > self.room:
+            return
+        self._make_room(size)
+        self.outputs.append(output)
+        if display_id:
+            self.displays.setdefault(display_id, []).append(output)
+
+    def update(self, data: Any, metadata: Any, display_id: str) -> None:
+        """Replace what was displayed under an id."""
+        for output in self.displays.get(display_id, ()):
+            output.update(data=data, metadata=metadata)
+
+    def clear(self, wait: bool) -> None:
+        """Forget what was shown, now or when the next output comes."""
+        if wait:
+            self.clear_next = True
+        else:
+            self.outputs.clear()
+
+    def take(self) -> list[Output]:
+        """The recorded outputs in nbformat's shape."""
+        return [
+            {"output_type": "stream", "name": output["name"], "text": "".join(output["parts"])}
+            if "parts" in output
+            else output
+            for output in self.outputs
+        ]
+
+    def _make_room(self, size: int) -> None:
+        if self.clear_next:
+            self.outputs.clear()
+            self.clear_next = False
+        self.room -= size
+
+
+RECORDER = Recorder()
+
+
+class _Stream(io.TextIOBase):
+    """`sys.stdout` or `sys.stderr` of a notebook."""
+
+    def __init__(self, name: str) -> None:
+        self.stream_name = name
+
+    encoding = "utf-8"  # type: ignore[assignment]
+
+    def writable(self) -> bool:
+        return True
+
+    def write(self, text: str) -> int:
+        if not isinstance(text, str):
+            raise TypeError(f"write() argument must be str, not {type(text).__name__}")
+        RECORDER.stream(self.stream_name, text)
+        return len(text)
+
+    def fileno(self) -> int:
+        return 1 if self.stream_name == "stdout" else 2
+
+
+class _Publisher(DisplayPublisher):
+    def publish(self, data: Any, metadata: Any = None, *, transient: Any = None, update: bool = False, **_: Any) -> None:
+        display_id = (transient or {}).get("display_id")
+        if update and display_id:
+            RECORDER.update(data, metadata or {}, display_id)
+        else:
+            RECORDER.show({"output_type": "display_data", "data": data, "metadata": metadata or {}}, display_id)
+
+    def clear_output(self, wait: bool = False) -> None:
+        RECORDER.clear(wait)
+
+
+class _Hook(DisplayHook):
+    def write_output_prompt(self) -> None:
+        pass
+
+    def write_format_data(self, format_dict: Any, md_dict: Any = None) -> None:
+        RECORDER.show({
+            "output_type": "execute_result", "execution_count": None, "data": format_dict, "metadata": md_dict or {},
+        })  # fmt: skip
+
+    def finish_displayhook(self) -> None:
+        pass
+
+
+class _Compiler(CachingCompiler):
+    """Names the code of a cell after the cell, so that an error can be traced to it."""
+
+    cell_id = ""
+
+    def get_code_name(self, raw_code: str, transformed_code: str, number: int) -> str:
+        return CELL_FILE.format(self.cell_id)
+
+
+class _Shell(InteractiveShell):
+    def _showtraceback(self, etype: Any, evalue: Any, stb: list[str]) -> None:
+        RECORDER.show({
+            "output_type": "error", "ename": etype.__name__, "evalue": str(evalue), "traceback": [str(s) for s in stb],
+        })  # fmt: skip
+
+    def ask_exit(self) -> None:
+        """`exit()` in a notebook ends the kernel; here the cell just ends."""
+
+    def enable_gui(self, gui: Any = None) -> None:
+        pass
+
+
+class Cells:
+    """IPython's shell in this process. Made once in the warm template; every submission gets a forked copy."""
+
+    def __init__(self) -> None:
+        config = Config()
+        config.HistoryManager.enabled = False  # it would keep a database and a thread
+        config.InteractiveShell.colors = "nocolor"
+        config.InteractiveShell.xmode = "Context"
+        self.shell: Any = _Shell.instance(
+            config=config, displayhook_class=_Hook, display_pub_class=_Publisher, compiler_class=_Compiler
+        )
+        self.namespace: dict[str, Any] = self.shell.user_ns
+        self.files: list[Any] = []
+        from matplotlib_inline import backend_inline
+
+        self.shell.run_line_magic("matplotlib", "inline")
+        backend_inline.set_matplotlib_formats("png")
+
+    def attach(self) -> None:
+        """Take over the streams of this process. Call it after the fork, in the submission's own working folder."""
+        for descriptor in (1, 2):
+            file = tempfile.TemporaryFile(dir=".")  # noqa: SIM115 - open as long as the process lives
+            os.dup2(file.fileno(), descriptor)
+            self.files.append(file)
+        sys.stdin = open(os.devnull)  # noqa: SIM115, PTH123
+        sys.stdout, sys.stderr = _Stream("stdout"), _Stream("stderr")
+
+    def run(self, source: str, cell_id: str, output_bytes: int) -> dict[str, Any]:
+        """Run one cell: `outputs` (nbformat's, as JSON bytes) and `error` (a description, or None)."""
+        from autograder.remote.server import describe
+
+        RECORDER.begin(output_bytes)
+        self.shell.compile.cell_id = cell_id
+        result = self.shell.run_cell(source, store_history=True)
+        self._collect(output_bytes)
+        error = result.error_before_exec or result.error_in_exec
+        outputs = json.dumps(RECORDER.take(), default=str).encode("utf-8", "backslashreplace")
+        RECORDER.begin(output_bytes)
+        return {"outputs": outputs, "error": describe(error) if error is not None else None}
+
+    def take_text(self, limit: int) -> str:
+        """Text printed since the last call."""
+        self._collect(limit)
+        text = "".join(str(output.get("text", "")) for output in RECORDER.take())
+        RECORDER.begin(limit)
+        return text[:limit]
+
+    def _collect(self, limit: int) -> None:
+        for name, file in zip(("stdout", "stderr"), self.files, strict=True):
+            descriptor = file.fileno()
+            end = os.lseek(descriptor, 0, os.SEEK_END)
+            if end:
+                text = os.pread(descriptor, min(end, limit), 0).decode("utf-8", "replace")
+                os.ftruncate(descriptor, 0)
+                os.lseek(descriptor, 0, os.SEEK_SET)
+                RECORDER.stream(name, text)

@@ -1,0 +1,211 @@
+"""Answers, beside the student's code, what the trusted checks ask: call this function, run this probe, run this cell.
+
+One `Server` fronts one namespace. In a submission it sits at the end of a socket in the sandbox; under plain `pytest` it
+fronts the reference solution in the same process. Either way each question and each answer is a frame of `wire`.
+
+This file enters the sandbox: it imports nothing else of ours but `wire`.
+"""
+
+import builtins
+import contextlib
+import functools
+import math
+import os
+import random
+import socket
+import traceback
+import warnings
+from collections.abc import Callable
+from types import SimpleNamespace
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+
+from autograder.remote import wire
+
+CELL_FILE = "<cell {}>"
+MAX_TEXT = 4000
+
+
+class CellRunner(Protocol):
+    """What runs notebook cells (see `cells`)."""
+
+    def run(self, source: str, cell_id: str, output_bytes: int) -> dict[str, Any]:
+        """Run one cell; its outputs as JSON bytes and the error that ended it, if one did."""
+        ...
+
+    def take_text(self, limit: int) -> str:
+        """What was printed since the last call, at most `limit` characters."""
+        ...
+
+
+class Server:
+    """Fronts one namespace: the student's, or the reference's."""
+
+    def __init__(self, namespace: dict[str, Any], cells: CellRunner | None = None) -> None:
+        self.namespace = namespace
+        self.cells = cells
+        self.objects: list[Any] = []
+        self.forked: list[int] = []
+
+    def answer(self, frame: bytes | bytearray) -> bytes:
+        """The reply to one request; whatever student code raises becomes a description in the reply."""
+        try:
+            request = wire.unpack(frame, functools.partial(_Decoder, self))
+            operation: Callable[..., Any] = getattr(self, "_" + request.pop("op"))
+            reply: dict[str, Any] = {"value": operation(**request)}
+            return wire.pack(reply, _Encoder(self))
+        except BaseException as error:  # SystemExit and KeyboardInterrupt are answers too
+            return wire.pack({"error": describe(error)})
+
+    def serve(self, channel: socket.socket) -> None:
+        """Answer requests until the other side is gone."""
+        while True:
+            try:
+                frame, descriptors = wire.receive_frame(channel)
+            except (EOFError, OSError, wire.WireError):
+                return
+            if descriptors:
+                if self._fork() == 0:
+                    channel.close()
+                    channel = socket.socket(fileno=descriptors[0])
+                else:
+                    os.close(descriptors[0])
+                    wire.send_frame(channel, wire.pack({"value": None}))
+                continue
+            try:
+                wire.send_frame(channel, self.answer(frame))
+            except OSError:
+                return
+
+    def _fork(self) -> int:
+        """Fork this process, its namespace with it, so that what one task's checks do reaches no other task."""
+        for pid in list(self.forked):
+            with contextlib.suppress(OSError):
+                if os.waitpid(pid, os.WNOHANG)[0]:
+                    self.forked.remove(pid)
+        torch.set_num_threads(1)  # a forked child cannot use the threads of its parent
+        pid = os.fork()
+        if pid:
+            self.forked.append(pid)
+        return pid
+
+    # operations
+
+    def _begin(self, seed: int) -> None:
+        """Put global state that student code may have changed back to what a fresh interpreter has."""
+        torch.set_num_threads(1)
+        torch.set_default_dtype(torch.float32)
+        torch.set_default_device(None)
+        torch.set_grad_enabled(True)
+        torch.use_deterministic_algorithms(False)
+        torch.manual_seed(seed)
+        np.random.seed(seed % 2**32)
+        np.seterr(divide="warn", over="warn", under="ignore", invalid="warn")
+        random.seed(seed)
+        warnings.resetwarnings()
+        warnings.simplefilter("ignore")
+
+    def _call(self, object: int | None, path: list[str], args: list[Any], kwargs: dict[str, Any]) -> Any:
+        return self._resolve(object, path)(*args, **kwargs)
+
+    def _get(self, object: int | None, path: list[str]) -> Any:
+        return self._resolve(object, path)
+
+    def _run(self, probe: Callable[..., Any], args: list[Any], kwargs: dict[str, Any]) -> Any:
+        return probe(_Names(self.namespace), *args, **kwargs)
+
+    def _cell(self, source: str, cell_id: str, output_bytes: int) -> Any:
+        assert self.cells is not None
+        return self.cells.run(source, cell_id, output_bytes)
+
+    def _printed(self, limit: int) -> str:
+        return self.cells.take_text(limit) if self.cells else ""
+
+    def _resolve(self, handle: int | None, path: list[str]) -> Any:
+        if handle is None:
+            target: Any = _lookup(self.namespace, path[0])
+            path = path[1:]
+        else:
+            target = self.objects[handle]
+        for name in path:
+            target = getattr(target, name)
+        return target
+
+
+def _lookup(namespace: dict[str, Any], name: str) -> Any:
+    if name not in namespace:
+        raise NameError(f"`{name}` is not defined after the notebook has run")
+    return namespace[name]
+
+
+class _Names:
+    """The `ns` of a probe: the student's names as attributes."""
+
+    def __init__(self, namespace: dict[str, Any]) -> None:
+        self._namespace = namespace
+
+    def __getattr__(self, name: str) -> Any:
+        return _lookup(self._namespace, name)
+
+
+class _Encoder(wire.Encoder):
+    """Leaves what is not data here and names it by a handle."""
+
+    def __init__(self, server: Server) -> None:
+        super().__init__()
+        self.server = server
+
+    def other(self, value: Any, depth: int) -> Any:
+        self.server.objects.append(value)
+        return {"t": "handle", "id": len(self.server.objects) - 1, "type": type(value).__name__}
+
+
+class _Decoder(wire.Decoder):
+    """Also builds what only the trusted side may send: functions from their source, generators, distributions."""
+
+    def __init__(self, server: Server, body: memoryview) -> None:
+        super().__init__(body)
+        self.server = server
+
+    def other(self, tag: str, node: dict[str, Any], depth: int) -> Any:
+        if tag == "handle":
+            return self.server.objects[node["id"]]
+        parts = {key: self.decode(part, depth + 1) for key, part in node.items() if key != "t"}
+        if tag == "function":
+            return compile_function(parts["name"], parts["source"])
+        if tag == "partial":
+            return functools.partial(parts["function"], *parts["args"], **parts["kwargs"])
+        if tag == "generator":
+            generator = torch.Generator(parts["device"])
+            generator.set_state(parts["state"])
+            return generator
+        if tag == "distribution":
+            return getattr(torch.distributions, parts["name"])(*parts["args"], **parts["kwargs"])
+        raise wire.WireError(f"unknown tag {tag!r}")
+
+
+def compile_function(name: str, source: str) -> Callable[..., Any]:
+    """The function that a source text defines, with `torch` and `math` the only names around it."""
+    names: dict[str, Any] = {"torch": torch, "math": math}
+    exec(compile(source, f"<{name}>", "exec"), names)
+    return names[name]  # type: ignore[no-any-return]
+
+
+def describe(error: BaseException) -> dict[str, Any]:
+    """An exception as data: the builtin it is or extends, its text, and the student's line that raised it."""
+    name = next((base.__name__ for base in type(error).__mro__ if getattr(builtins, base.__name__, None) is base), "")
+    try:
+        text = str(error)
+    except BaseException:
+        text = ""
+    place = SimpleNamespace(cell="", line=0)
+    prefix, suffix = CELL_FILE.split("{}")
+    for frame, line in traceback.walk_tb(error.__traceback__):
+        file = frame.f_code.co_filename
+        if file.startswith(prefix) and file.endswith(suffix):
+            place = SimpleNamespace(cell=file[len(prefix) : -len(suffix)], line=line)
+    if isinstance(error, SyntaxError) and str(error.filename).startswith(prefix):
+        place = SimpleNamespace(cell=str(error.filename)[len(prefix) : -len(suffix)], line=error.lineno or 0)
+    return {"type": name or "Exception", "text": text[:MAX_TEXT], "cell": place.cell, "line": place.line}

@@ -1,0 +1,343 @@
+"""What may cross between trusted checks and student code: data, in length-prefixed frames of strict JSON plus raw tensor bytes.
+
+Both sides speak this format; the trusted side treats every byte from the other as hostile. Nothing is ever unpickled
+or evaluated: a frame is checked against the limits below before anything is built from it, and what is built is fresh
+(plain tensors, arrays, numbers, strings and containers).
+
+A frame is `length:8 | json_length:4 | json | body`, lengths big-endian. In the JSON, `null`, booleans, integers, finite
+floats, strings and lists stand for themselves; everything else is an object with a tag `"t"`. Tensors and bytes lie one
+after another in the body, in the order in which the JSON names them.
+
+This file enters the sandbox: it imports nothing else of ours.
+"""
+
+import json
+import math
+import socket
+import struct
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import torch
+
+MAX_FRAME = 64 * 2**20
+MAX_JSON = 256 * 2**10
+MAX_TENSORS = 256
+MAX_DIMENSIONS = 8
+MAX_DEPTH = 16
+FRAME_LENGTH = struct.Struct(">Q")
+JSON_LENGTH = struct.Struct(">I")
+
+DTYPES: dict[str, torch.dtype] = {
+    name: getattr(torch, name)
+    for name in (
+        "bool", "uint8", "int8", "int16", "int32", "int64", "uint16", "uint32", "uint64",
+        "float16", "bfloat16", "float32", "float64", "complex64", "complex128",
+    )
+}  # fmt: skip
+DTYPE_NAMES = {dtype: name for name, dtype in DTYPES.items()}
+NUMPY_DTYPES = frozenset(DTYPES) - {"bfloat16"}
+
+JsonValue = Any
+
+
+class WireError(ValueError):
+    """Something that may not cross, or a frame that does not keep to the format."""
+
+
+class Encoder:
+    """Turns values into JSON and body bytes; `other` decides on what is not data."""
+
+    def __init__(self) -> None:
+        self.body: list[bytes] = []
+        self.size = 0
+
+    def other(self, value: Any, depth: int) -> JsonValue:
+        """Encode a value that is not data, or refuse it."""
+        raise WireError(f"a {type(value).__name__} is not data and cannot be sent")
+
+    def append(self, data: bytes) -> None:
+        """Add bytes to the body."""
+        if len(self.body) >= MAX_TENSORS:
+            raise WireError(f"more than {MAX_TENSORS} tensors in one message")
+        self.size += len(data)
+        if self.size > MAX_FRAME - MAX_JSON - 64:
+            raise WireError(f"the tensors of one message are larger than {MAX_FRAME // 2**20} MiB")
+        self.body.append(data)
+
+    def encode(self, value: Any, depth: int = 0) -> JsonValue:
+        """JSON for one value; tensor bytes go to the body.
+
+        Subclasses of the builtin types (named tuples, string enumerations) are sent as the builtin they extend.
+        """
+        if depth > MAX_DEPTH:
+            raise WireError(f"nested deeper than {MAX_DEPTH} levels")
+        if value is None or isinstance(value, bool):
+            return value
+        if isinstance(value, str):
+            return str.__str__(value)
+        if isinstance(value, int):
+            return int.__int__(value)
+        if isinstance(value, np.generic):
+            return self._array(np.asarray(value), "scalar", depth)
+        if isinstance(value, float):
+            number = float.__float__(value)
+            return number if math.isfinite(number) else {"t": "float", "v": repr(number)}
+        if isinstance(value, complex):
+            return {"t": "complex", "v": [self.encode(value.real), self.encode(value.imag)]}
+        if isinstance(value, bytes):
+            self.append(bytes(value))
+            return {"t": "bytes", "n": len(value)}
+        if isinstance(value, torch.Size):
+            return {"t": "size", "v": [int(n) for n in value]}
+        if isinstance(value, tuple):
+            return {"t": "tuple", "v": [self.encode(item, depth + 1) for item in value]}
+        if isinstance(value, list):
+            return [self.encode(item, depth + 1) for item in value]
+        if isinstance(value, dict):
+            return {
+                "t": "dict",
+                "v": [[self.encode(key, depth + 1), self.encode(item, depth + 1)] for key, item in value.items()],
+            }
+        if isinstance(value, torch.Tensor):
+            return self._tensor(value, depth)
+        if isinstance(value, np.ndarray):
+            return self._array(value, "ndarray", depth)
+        if isinstance(value, torch.dtype):
+            return {"t": "dtype", "v": str(value).removeprefix("torch.")}
+        if isinstance(value, torch.device):
+            return {"t": "device", "v": str(value)}
+        return self.other(value, depth)
+
+    def _tensor(self, value: torch.Tensor, depth: int) -> JsonValue:
+        if value.layout is not torch.strided or value.dtype not in DTYPE_NAMES or value.dim() > MAX_DIMENSIONS:
+            return self.other(value, depth)
+        # Views of one storage, conjugated, negated and non-contiguous tensors are right answers too.
+        plain = value.detach().cpu().resolve_conj().resolve_neg().contiguous().clone()
+        self.append(plain.reshape(-1).view(torch.uint8).numpy().tobytes())
+        return {"t": "tensor", "dtype": DTYPE_NAMES[value.dtype], "shape": list(value.shape), "device": str(value.device)}
+
+    def _array(self, value: Any, tag: str, depth: int) -> JsonValue:
+        if value.dtype.name not in NUMPY_DTYPES or value.ndim > MAX_DIMENSIONS:
+            return self.other(value, depth)
+        plain = np.ascontiguousarray(value, dtype=value.dtype.newbyteorder("="))
+        self.append(plain.tobytes())
+        return {"t": tag, "dtype": value.dtype.name, "shape": list(value.shape)}
+
+
+class Decoder:
+    """Builds values from JSON and body bytes; `other` decides on tags that are not data."""
+
+    def __init__(self, body: memoryview) -> None:
+        self.body = body
+        self.offset = 0
+        self.taken = 0
+
+    def other(self, tag: str, node: dict[str, JsonValue], depth: int) -> Any:
+        """Decode a tag that does not stand for data, or refuse it."""
+        raise WireError(f"unknown tag {tag!r}")
+
+    def take(self, count: int) -> memoryview:
+        """The next bytes of the body."""
+        self.taken += 1
+        if self.taken > MAX_TENSORS:
+            raise WireError(f"more than {MAX_TENSORS} tensors in one message")
+        if count < 0 or self.offset + count > len(self.body):
+            raise WireError("the body is shorter than the message says")
+        part = self.body[self.offset : self.offset + count]
+        self.offset += count
+        return part
+
+    def decode(self, node: JsonValue, depth: int = 0) -> Any:
+        """The value that a JSON node stands for."""
+        if depth > MAX_DEPTH:
+            raise WireError(f"nested deeper than {MAX_DEPTH} levels")
+        if isinstance(node, list):
+            return [self.decode(item, depth + 1) for item in node]
+        if not isinstance(node, dict):
+            return node
+        tag = node.get("t")
+        if not isinstance(tag, str):
+            raise WireError("an object without a tag")
+        builder = self._BUILDERS.get(tag)
+        try:
+            return builder(self, node, depth) if builder else self.other(tag, node, depth)
+        except (KeyError, TypeError, ValueError, AttributeError, RuntimeError, OverflowError) as error:
+            raise error if isinstance(error, WireError) else WireError(f"a malformed {tag!r}: {error}") from None
+
+    def _tensor(self, node: dict[str, JsonValue], depth: int) -> torch.Tensor:
+        dtype = DTYPES[node["dtype"]]
+        shape, count = _shape(node["shape"])
+        data = bytearray(self.take(count * dtype.itemsize))
+        if not data:
+            return torch.empty(shape, dtype=dtype)
+        if dtype is torch.bool:  # a byte of 2 would make a boolean that is neither True nor False
+            return torch.frombuffer(data, dtype=torch.uint8).ne(0).reshape(shape)
+        return torch.frombuffer(data, dtype=dtype).reshape(shape)
+
+    def _array(self, node: dict[str, JsonValue], depth: int) -> Any:
+        if node["dtype"] not in NUMPY_DTYPES:
+            raise WireError("an array of a dtype that may not cross")
+        dtype = np.dtype(node["dtype"])
+        shape, count = _shape(node["shape"])
+        data = bytearray(self.take(count * dtype.itemsize))
+        array = np.frombuffer(data, dtype=np.uint8) != 0 if dtype == np.bool_ else np.frombuffer(data, dtype=dtype)
+        return array.reshape(shape)
+
+    def _scalar(self, node: dict[str, JsonValue], depth: int) -> Any:
+        return self._array(node, depth)[()]
+
+    def _float(self, node: dict[str, JsonValue], depth: int) -> float:
+        return {"inf": math.inf, "-inf": -math.inf, "nan": math.nan}[node["v"]]
+
+    def _complex(self, node: dict[str, JsonValue], depth: int) -> complex:
+        real, imaginary = (self.decode(part, depth + 1) for part in node["v"])
+        return complex(real, imaginary)
+
+    def _bytes(self, node: dict[str, JsonValue], depth: int) -> bytes:
+        return bytes(self.take(_natural(node["n"])))
+
+    def _size(self, node: dict[str, JsonValue], depth: int) -> torch.Size:
+        return torch.Size([_natural(n) for n in node["v"]])
+
+    def _tuple(self, node: dict[str, JsonValue], depth: int) -> tuple[Any, ...]:
+        return tuple(self.decode(item, depth + 1) for item in node["v"])
+
+    def _dict(self, node: dict[str, JsonValue], depth: int) -> dict[Any, Any]:
+        pairs = [(self.decode(key, depth + 1), self.decode(item, depth + 1)) for key, item in node["v"]]
+        result = dict(pairs)
+        if len(result) != len(pairs):
+            raise WireError("a dict with a key twice")
+        return result
+
+    def _dtype(self, node: dict[str, JsonValue], depth: int) -> torch.dtype:
+        return DTYPES[node["v"]]
+
+    def _device(self, node: dict[str, JsonValue], depth: int) -> torch.device:
+        return torch.device(node["v"])
+
+    _BUILDERS: dict[str, Callable[..., Any]] = {
+        "tensor": _tensor,
+        "ndarray": _array,
+        "scalar": _scalar,
+        "float": _float,
+        "complex": _complex,
+        "bytes": _bytes,
+        "size": _size,
+        "tuple": _tuple,
+        "dict": _dict,
+        "dtype": _dtype,
+        "device": _device,
+    }
+
+
+def _natural(value: Any) -> int:
+    if type(value) is not int or not 0 <= value < 2**48:
+        raise WireError(f"not a size: {value!r}")
+    return value
+
+
+def _shape(value: Any) -> tuple[tuple[int, ...], int]:
+    if not isinstance(value, list) or len(value) > MAX_DIMENSIONS:
+        raise WireError(f"not a shape of at most {MAX_DIMENSIONS} dimensions")
+    shape = tuple(_natural(n) for n in value)
+    return shape, math.prod(shape)
+
+
+def pack(message: Any, encoder: Encoder | None = None) -> bytes:
+    """One frame, without its length prefix.
+
+    Raises:
+        WireError: The message holds something that may not cross, or is larger than a frame may be.
+    """
+    encoder = encoder or Encoder()
+    text = json.dumps(encoder.encode(message), allow_nan=False, ensure_ascii=False, separators=(",", ":"))
+    data = text.encode("utf-8", "backslashreplace")
+    if len(data) > MAX_JSON:
+        raise WireError(
+            f"a message of {len(data) // 1024} KiB beside its tensors; {MAX_JSON // 1024} KiB may be sent "
+            "(long lists of numbers are better returned as one tensor)"
+        )
+    return b"".join((JSON_LENGTH.pack(len(data)), data, *encoder.body))
+
+
+def unpack(frame: bytes | bytearray, decoder: type[Decoder] | Callable[[memoryview], Decoder] = Decoder) -> Any:
+    """The message in one frame (without its length prefix).
+
+    Raises:
+        WireError: The frame breaks the format or a limit; nothing of it was used.
+    """
+    if not JSON_LENGTH.size <= len(frame) <= MAX_FRAME:
+        raise WireError(f"a frame of {len(frame)} bytes")
+    (length,) = JSON_LENGTH.unpack_from(frame)
+    if length > MAX_JSON or JSON_LENGTH.size + length > len(frame):
+        raise WireError("the JSON part is larger than it may be")
+    view = memoryview(frame)[JSON_LENGTH.size :]
+    try:
+        node = json.loads(
+            bytes(view[:length]), parse_constant=_no_constant, parse_float=_finite, object_pairs_hook=_unique
+        )
+    except (ValueError, RecursionError) as error:
+        raise WireError(f"not strict JSON: {error}") from None
+    reader = decoder(view[length:])
+    message = reader.decode(node)
+    if reader.offset != len(reader.body):
+        raise WireError("bytes that no part of the message names")
+    return message
+
+
+def _no_constant(name: str) -> Any:
+    raise WireError(f"the constant {name} is not strict JSON")
+
+
+def _finite(text: str) -> float:
+    number = float(text)
+    if not math.isfinite(number):
+        raise WireError("a float that is not finite")
+    return number
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    result = dict(pairs)
+    if len(result) != len(pairs):
+        raise WireError("an object with a key twice")
+    return result
+
+
+def send_frame(channel: socket.socket, frame: bytes, descriptors: tuple[int, ...] = ()) -> None:
+    """Send one frame on a blocking socket, file descriptors riding on its first bytes."""
+    head = FRAME_LENGTH.pack(len(frame))
+    if descriptors:
+        socket.send_fds(channel, [head], descriptors)
+    else:
+        channel.sendall(head)
+    channel.sendall(frame)
+
+
+def receive_frame(channel: socket.socket) -> tuple[bytearray, list[int]]:
+    """Wait for one frame on a blocking socket: its bytes and the file descriptors that came with it.
+
+    Raises:
+        EOFError: The other side is gone.
+        WireError: The frame says that it is larger than a frame may be.
+    """
+    head, descriptors, _, _ = socket.recv_fds(channel, FRAME_LENGTH.size, 1)
+    while head and len(head) < FRAME_LENGTH.size:
+        more = channel.recv(FRAME_LENGTH.size - len(head))
+        if not more:
+            raise EOFError
+        head += more
+    if not head:
+        raise EOFError
+    (length,) = FRAME_LENGTH.unpack(head)
+    if length > MAX_FRAME:
+        raise WireError(f"a frame of {length} bytes")
+    frame = bytearray(length)
+    view, filled = memoryview(frame), 0
+    while filled < length:
+        count = channel.recv_into(view[filled:])
+        if not count:
+            raise EOFError
+        filled += count
+    return frame, list(descriptors)

@@ -1,0 +1,392 @@
+"""A warm sandbox and the rooms it opens: one per submission, with limits that the grader enforces from outside."""
+
+import contextlib
+import json
+import os
+import select
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from autograder.course import Limits
+from autograder.remote import wire
+from autograder.sandbox import bubblewrap
+
+Isolation = Literal["namespaces", "bubblewrap", "none"]
+START_SECONDS = 120.0
+WATCH_SECONDS = 0.1
+MIN_WALL_SECONDS = 10.0
+
+
+class RoomEnded(Exception):
+    """The submission's process is gone; the text says how it ended."""
+
+
+class LimitExceeded(RoomEnded):
+    """The submission's process was ended because it went over a limit.
+
+    Attributes:
+        wall: Whether it was only the wall clock that ran out, which a busy machine can cause too.
+    """
+
+    def __init__(self, text: str, *, wall: bool = False) -> None:
+        super().__init__(text)
+        self.wall = wall
+
+
+class SandboxFailed(RuntimeError):
+    """The sandbox itself did not work: never the student's fault."""
+
+
+@dataclass(frozen=True)
+class Usage:
+    """What a submission has used so far: CPU seconds, and bytes of memory beyond what the template shares with it."""
+
+    cpu_seconds: float
+    memory_bytes: int
+
+
+class Sandbox:
+    """The warm template process, and the way to open rooms in it."""
+
+    def __init__(self, kind: str, limits: Limits, course: Path, *, nested: bool = True) -> None:
+        """Begin to start the template; `wait` waits for it.
+
+        Args:
+            kind: "bubblewrap", or "none" to run student code with no walls at all.
+            limits: What each submission may use.
+            course: The course folder, which must not be visible inside.
+            nested: False makes the sandbox as it is where nested namespaces are denied.
+        """
+        self.limits = limits
+        self.course = course
+        self.kind = kind
+        self.nested = nested
+        self.isolation: Isolation = "none" if kind == "none" else "namespaces" if nested else "bubblewrap"
+        self.folder = Path(tempfile.mkdtemp(prefix="course-sandbox-"))
+        self.owner = os.getpid()
+        self.ready = False
+        self.control, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        room = bubblewrap.write_room(self.folder)
+        try:
+            with theirs:
+                self.process = (
+                    self._start_bare(room, theirs) if kind == "none" else self._start_bubblewrap(room, theirs)
+                )
+        except BaseException:
+            self.control.close()
+            shutil.rmtree(self.folder, ignore_errors=True)
+            raise
+
+    def _start_bubblewrap(self, room: Path, theirs: socket.socket) -> subprocess.Popen[bytes]:
+        walls = bubblewrap.build_walls(
+            room, nested=self.nested, files_bytes=self.limits.files_bytes, forbidden=self.course
+        )
+        stage = self.folder / "stage"
+        stage.mkdir()
+        program = [bubblewrap.interpreter(), "-I", "-c", _BOOT.format(path=bubblewrap.ROOM), str(theirs.fileno())]
+        reading, writing = os.pipe()
+        try:
+            line, options = bubblewrap.command(walls, program, reading, stage)
+            os.set_blocking(writing, True)
+            process = subprocess.Popen(
+                line, pass_fds=(theirs.fileno(), reading), stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL,
+                stderr=(self.folder / "stderr").open("wb"), cwd="/",
+                env={"PATH": os.environ.get("PATH", os.defpath)}, start_new_session=True,
+            )  # fmt: skip
+            os.write(writing, options)
+        finally:
+            os.close(writing)
+            os.close(reading)
+        packages = [inside for _, inside in walls.folders if inside.startswith(bubblewrap.PACKAGES)]
+        self._configure(packages)
+        return process
+
+    def _start_bare(self, room: Path, theirs: socket.socket) -> subprocess.Popen[bytes]:
+        home = self.folder / "home"
+        home.mkdir()
+        program = [sys.executable, "-I", "-c", _BOOT.format(path=str(room)), str(theirs.fileno())]
+        environment = {**bubblewrap.ENVIRONMENT, "HOME": str(home), "TMPDIR": str(home), "PATH": os.defpath}
+        process = subprocess.Popen(
+            program, pass_fds=(theirs.fileno(),), stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL,
+            stderr=(self.folder / "stderr").open("wb"), cwd=home, env=environment, start_new_session=True,
+        )  # fmt: skip
+        self._configure([])
+        return process
+
+    def _configure(self, packages: list[str]) -> None:
+        self.control.send(json.dumps({"packages": packages}).encode())
+
+    def wait(self) -> None:
+        """Wait until the template is warm.
+
+        Raises:
+            SandboxFailed: It did not start; the text holds what it said.
+        """
+        if self.ready:
+            return
+        if not select.select([self.control], [], [], START_SECONDS)[0]:
+            raise SandboxFailed(f"the sandbox did not start within {START_SECONDS:.0f} s")
+        try:
+            answer = self.control.recv(2**16)
+        except ConnectionResetError:
+            answer = b""
+        message = json.loads(answer) if answer else {}
+        if "ready" not in message:
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                self.process.wait(5)
+            said = (self.folder / "stderr").read_text(errors="replace").strip()
+            raise SandboxFailed(f"the sandbox did not start: {message.get('error') or said or 'it ended'}")
+        self.ready = True
+
+    def open(self, cpu_seconds: int | None = None) -> "Room":
+        """A new room: a forked, locked-down process with an empty working folder.
+
+        Raises:
+            SandboxFailed: There is no room, for a reason that is not the student's.
+        """
+        self.wait()
+        try:
+            return self._open(cpu_seconds)
+        except _NamespacesDenied:
+            # Nested namespaces are denied here: one bubblewrap per submission is slower and as safe.
+            self.isolation = "bubblewrap"
+            return self._open(cpu_seconds)
+
+    def _open(self, cpu_seconds: int | None) -> "Room":
+        if self.isolation == "bubblewrap":
+            single = Sandbox(self.kind, self.limits, self.course, nested=self.nested)
+            single.isolation = "namespaces"
+            single.wait()
+            room = single._request("bubblewrap", cpu_seconds)
+            room.on_close = single.close
+            return room
+        return self._request(self.isolation, cpu_seconds)
+
+    def _request(self, isolation: Isolation, cpu_seconds: int | None) -> "Room":
+        channel, their_channel = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
+        lifeline, their_lifeline = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        home = bubblewrap.HOME
+        on_close: Callable[[], None] = _nothing
+        if isolation == "none":
+            home = tempfile.mkdtemp(dir=self.folder)
+            on_close = lambda: shutil.rmtree(home, ignore_errors=True)  # noqa: E731
+        request = {
+            "isolation": isolation, "home": home, "memory_bytes": self.limits.memory_bytes,
+            "processes": self.limits.processes, "files_bytes": self.limits.files_bytes,
+            "cpu_seconds": int(cpu_seconds or self.limits.submission_seconds),
+        }  # fmt: skip
+        with their_channel, their_lifeline:
+            try:
+                socket.send_fds(
+                    self.control, [json.dumps(request).encode()], [their_channel.fileno(), their_lifeline.fileno()]
+                )
+            except OSError as error:
+                raise SandboxFailed(f"the sandbox is gone: {error}") from None
+        room = Room(channel, lifeline, self.limits)
+        room.on_close = on_close
+        first = room.listen(START_SECONDS)
+        if "started" not in first:
+            room.close()
+            reason = first.get("failed", "the sandbox ended")
+            if isolation == "namespaces" and "LockdownError" in reason:
+                raise _NamespacesDenied(reason)
+            raise SandboxFailed(reason)
+        return room
+
+    def close(self) -> None:
+        """End the template and everything in it."""
+        self.control.close()
+        if os.getpid() != self.owner:
+            return
+        with contextlib.suppress(ProcessLookupError):
+            try:
+                self.process.wait(2)
+            except subprocess.TimeoutExpired:
+                os.killpg(self.process.pid, signal.SIGKILL)
+                self.process.wait()
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+    def __enter__(self) -> "Sandbox":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+_BOOT = "import sys; sys.path.insert(0, {path!r}); from autograder.sandbox import template; template.main()"
+
+
+class _NamespacesDenied(SandboxFailed):
+    pass
+
+
+def _nothing() -> None:
+    pass
+
+
+class Room:
+    """One submission's process, or a branch of it: frames go in and come out, under limits."""
+
+    def __init__(self, channel: socket.socket, lifeline: socket.socket, limits: Limits, trunk: bool = True) -> None:
+        self.channel = channel
+        self.lifeline = lifeline
+        self.limits = limits
+        self.trunk = trunk
+        self.on_close: Callable[[], None] = _nothing
+        channel.setblocking(False)
+
+    def ask(self, frame: bytes, cpu_seconds: float, descriptors: tuple[int, ...] = ()) -> bytearray:
+        """Send one request and wait for its reply.
+
+        Args:
+            frame: The request.
+            cpu_seconds: What answering may cost; the wall clock may run `wall_factor` times as long.
+            descriptors: File descriptors to send along.
+
+        Raises:
+            LimitExceeded: It took too long or too much memory; the process is still there, and must be closed.
+            RoomEnded: The process ended.
+            wire.WireError: The reply claims to be larger than a frame may be.
+        """
+        watch = _Watch(self, cpu_seconds)
+        try:
+            head = wire.FRAME_LENGTH.pack(len(frame))
+            if descriptors:
+                watch.until(select.POLLOUT)
+                socket.send_fds(self.channel, [head], descriptors)
+                view = memoryview(frame)
+            else:
+                view = memoryview(head + frame)
+            while view:
+                watch.until(select.POLLOUT)
+                view = view[self.channel.send(view) :]
+            (length,) = wire.FRAME_LENGTH.unpack(self._receive(wire.FRAME_LENGTH.size, watch))
+            if length > wire.MAX_FRAME:
+                raise wire.WireError(f"a frame of {length} bytes")
+            return self._receive(length, watch)
+        except (EOFError, ConnectionError, BrokenPipeError):
+            raise RoomEnded(self._how_it_ended()) from None
+
+    def _receive(self, length: int, watch: "_Watch") -> bytearray:
+        data = bytearray()  # grows as bytes come: a length alone costs no memory
+        while len(data) < length:
+            watch.until(select.POLLIN)
+            part = self.channel.recv(min(length - len(data), 2**20))
+            if not part:
+                raise EOFError
+            data += part
+        return data
+
+    def fork(self) -> "Room":
+        """A branch: a fork of the process with all that the notebook has made."""
+        mine, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
+        with theirs:
+            self.ask(wire.pack({"op": "fork"}), self.limits.check_seconds, (theirs.fileno(),))
+        return Room(mine, self.lifeline, self.limits, trunk=False)
+
+    def usage(self) -> Usage:
+        """What the submission has used so far.
+
+        Raises:
+            RoomEnded: It is gone.
+        """
+        return self._tell(b"u")
+
+    def end_branches(self) -> None:
+        """Kill every process of the submission but its first."""
+        self._tell(b"r")
+
+    def _tell(self, question: bytes) -> Usage:
+        try:
+            self.lifeline.send(question)
+        except OSError:
+            raise RoomEnded(self._how_it_ended()) from None
+        answer = self.listen(MIN_WALL_SECONDS)
+        if "memory" not in answer:
+            raise RoomEnded(_describe(answer.get("exit")))
+        return Usage(answer["cpu"], answer["memory"])
+
+    def listen(self, seconds: float) -> dict[str, Any]:
+        """The keeper's next message; empty where none came."""
+        if not select.select([self.lifeline], [], [], seconds)[0]:
+            return {}
+        try:
+            packet = self.lifeline.recv(2**16)
+        except OSError:
+            return {}
+        message: dict[str, Any] = json.loads(packet) if packet else {}
+        return message
+
+    def _how_it_ended(self) -> str:
+        if not self.trunk:
+            return "the process ended while your code ran"
+        deadline = time.monotonic() + 2
+        while (left := deadline - time.monotonic()) > 0:
+            message = self.listen(left)
+            if "exit" in message:
+                return _describe(message["exit"])
+            if not message:
+                break
+        return "the process ended while your code ran"
+
+    def close(self) -> None:
+        """End the process, and with a trunk everything that it started."""
+        self.channel.close()
+        if self.trunk:
+            self.lifeline.close()
+            self.on_close()
+
+
+class _Watch:
+    """Waits for a room's channel while neither CPU time, memory nor the wall clock runs out."""
+
+    def __init__(self, room: Room, cpu_seconds: float) -> None:
+        self.room = room
+        self.cpu_seconds = cpu_seconds
+        self.started = time.monotonic()
+        self.wall_seconds = max(MIN_WALL_SECONDS, cpu_seconds * room.limits.wall_factor)
+        self.spent_before: float | None = None
+        self.looked = self.started
+        self.poll = select.poll()
+
+    def until(self, event: int) -> None:
+        """Return when the channel can be read or written."""
+        self.poll.register(self.room.channel, event | select.POLLHUP)
+        while True:
+            if self.poll.poll(WATCH_SECONDS * 1000) and time.monotonic() - self.looked < 2 * WATCH_SECONDS:
+                return
+            now = time.monotonic()
+            if now - self.looked >= WATCH_SECONDS:
+                self.looked = now
+                self._look(now)
+            if self.poll.poll(0):
+                return
+
+    def _look(self, now: float) -> None:
+        usage = self.room.usage()
+        if self.spent_before is None:  # a light request never gets here and costs no look
+            self.spent_before = usage.cpu_seconds - (now - self.started)
+        if usage.cpu_seconds - max(0.0, self.spent_before) > self.cpu_seconds:
+            raise LimitExceeded(f"took more than {self.cpu_seconds:g} seconds of computing time")
+        if usage.memory_bytes > self.room.limits.memory_bytes:
+            raise LimitExceeded(f"used more than {self.room.limits.memory_bytes / 2**30:.1f} GiB of memory")
+        if now - self.started > self.wall_seconds:
+            raise LimitExceeded(f"did not end within {self.wall_seconds:.0f} seconds", wall=True)
+
+
+def _describe(status: int | None) -> str:
+    if status is None:
+        return "the process ended while your code ran"
+    if os.WIFSIGNALED(status):
+        name = signal.Signals(os.WTERMSIG(status)).name
+        return f"the process was ended by {name} while your code ran"
+    return f"your code ended its process (exit code {os.WEXITSTATUS(status)})"

@@ -1,0 +1,240 @@
+"""The warm process inside the sandbox: imports once, forks a locked-down child per submission.
+
+    template --fork--> keeper --fork--> the submission's process (student code runs here)
+
+A request is one packet with two descriptors: the submission's channel, over which its process answers calls, and the
+lifeline, over which the keeper tells the grader how the process is doing. When the lifeline closes, because the grader
+is done or has died, the keeper kills the process and with it, as it is the first of its pid namespace, everything it
+started. The keeper never runs student code and is out of its reach.
+
+This file enters the sandbox: of ours it imports only what enters with it.
+"""
+
+import contextlib
+import importlib
+import json
+import os
+import select
+import signal
+import socket
+import sys
+from pathlib import Path
+from typing import Any
+
+HOME, SHARED_MEMORY, TEMPORARY = "/home/student", "/dev/shm", "/tmp"
+PRELOAD = (
+    "numpy", "torch", "torch.nn.functional", "torch.distributions", "matplotlib", "matplotlib.pyplot", "sklearn.datasets",
+    "sklearn.metrics", "tqdm.auto", "IPython",
+)  # fmt: skip
+TICK = os.sysconf("SC_CLK_TCK")
+PAGE = os.sysconf("SC_PAGE_SIZE")
+
+
+def main() -> None:
+    """Warm up, then serve requests until the grader closes its end of the control socket."""
+    control = socket.socket(fileno=int(sys.argv[1]))
+    settings: dict[str, Any] = json.loads(control.recv(2**16))
+    for folder in settings["packages"]:
+        if folder not in sys.path:
+            sys.path.append(folder)
+    try:
+        cells = warm_up()
+        threads = len(os.listdir("/proc/self/task")) if os.path.isdir("/proc/self/task") else 1
+        if threads != 1:
+            raise RuntimeError(f"{threads} threads run in the template, which must fork safely")
+    except BaseException as error:
+        control.send(json.dumps({"error": f"{type(error).__name__}: {error}"}).encode())
+        raise
+    control.send(json.dumps({"ready": os.getpid()}).encode())
+    while True:
+        packet, descriptors, _, _ = socket.recv_fds(control, 2**16, 2)
+        if not packet:
+            return
+        with contextlib.suppress(ChildProcessError):
+            while os.waitpid(-1, os.WNOHANG)[0]:
+                pass
+        if os.fork() == 0:
+            control.close()
+            keep(json.loads(packet), descriptors[0], descriptors[1], cells)
+            os._exit(0)
+        for descriptor in descriptors:
+            os.close(descriptor)
+
+
+def warm_up() -> Any:
+    """Import what notebooks import, draw one figure, make the shell: all that would cost each submission seconds."""
+    for name in PRELOAD:
+        with contextlib.suppress(ImportError):
+            importlib.import_module(name)
+    import torch
+
+    from autograder.remote.cells import Cells
+
+    torch.set_num_threads(1)
+    cells = Cells()
+    import matplotlib.pyplot as plt
+
+    figure, axes = plt.subplots()
+    axes.plot([0, 1], label="$x^2$")
+    axes.legend()
+    with open(os.devnull, "wb") as nowhere:  # noqa: PTH123
+        figure.savefig(nowhere, format="png")
+    plt.close(figure)
+    # One backward pass and one draw of each kind load the libraries that torch opens late.
+    (torch.ones(2, 2, requires_grad=True) @ torch.ones(2, 2)).sum().backward()  # type: ignore[no-untyped-call]
+    torch.distributions.Normal(0.0, 1.0).sample()
+    return cells
+
+
+def keep(request: dict[str, Any], channel: int, lifeline_descriptor: int, cells: Any) -> None:
+    """Fork the submission's process in namespaces of its own and watch over it."""
+    lifeline = socket.socket(fileno=lifeline_descriptor)
+    isolated = request["isolation"] == "namespaces"
+    try:
+        if isolated:
+            enter_namespaces(request)
+        _, baseline = usage_of([os.getpid()])
+        child = os.fork()
+        if child == 0:
+            lifeline.close()
+            run_submission(request, channel, cells)
+            os._exit(0)
+        os.close(channel)
+        say(lifeline, {"started": True})
+    except BaseException as error:
+        say(lifeline, {"failed": f"{type(error).__name__}: {error}"})
+        return
+    status, usage = watch(lifeline, child, isolated, baseline)
+    say(lifeline, {"exit": status, "cpu": usage})
+
+
+def enter_namespaces(request: dict[str, Any]) -> None:
+    """New user, mount, pid and ipc namespaces with folders of this submission's own."""
+    from autograder.sandbox import lockdown
+
+    user, group = os.getuid(), os.getgid()
+    lockdown.unshare(
+        lockdown.CLONE_NEWUSER | lockdown.CLONE_NEWNS | lockdown.CLONE_NEWPID | lockdown.CLONE_NEWIPC
+    )
+    Path("/proc/self/setgroups").write_text("deny")
+    Path("/proc/self/uid_map").write_text(f"{user} {user} 1")
+    Path("/proc/self/gid_map").write_text(f"{group} {group} 1")
+    lockdown.make_mounts_private()
+    nosuid_nodev = 0x2 | 0x4
+    for folder in (HOME, SHARED_MEMORY, TEMPORARY):
+        size = request["files_bytes"]
+        lockdown.mount("tmpfs", folder, "tmpfs", f"size={size},nr_inodes=10000,mode=700", nosuid_nodev)
+
+
+def run_submission(request: dict[str, Any], channel_descriptor: int, cells: Any) -> None:
+    """Lock this process down and answer requests: from here on, student code runs."""
+    from autograder.remote.server import Server
+    from autograder.sandbox import lockdown
+
+    with contextlib.suppress(OSError):
+        os.setsid()
+    if request["isolation"] == "namespaces":
+        lockdown.mount("proc", "/proc", "proc", "", 0x2 | 0x4 | 0x8)
+    os.chdir(request["home"])
+    cells.attach()
+    sys.path.append(request["home"])
+    if request["isolation"] != "none":
+        lockdown.forbid_new_privileges()
+        lockdown.drop_capabilities()
+        lockdown.limit_resources(
+            memory_bytes=request["memory_bytes"],
+            processes=request["processes"],
+            cpu_seconds=request["cpu_seconds"],
+            file_bytes=request["files_bytes"],
+        )
+        lockdown.filter_system_calls()
+    channel = socket.socket(fileno=channel_descriptor)
+    os.set_inheritable(channel_descriptor, False)
+    Server(cells.namespace, cells).serve(channel)
+    os._exit(0)  # leave no time for atexit handlers and finalizers of student code
+
+
+def watch(lifeline: socket.socket, child: int, isolated: bool, baseline: int) -> tuple[int, float]:
+    """Answer the grader's questions until the process ends or must end; its wait status and CPU seconds.
+
+    `baseline` is what a fork of the template holds in memory before it does anything.
+    """
+    exited = os.pidfd_open(child) if hasattr(os, "pidfd_open") else -1
+    poll = select.poll()
+    poll.register(lifeline, select.POLLIN)
+    if exited >= 0:
+        poll.register(exited, select.POLLIN)
+    while True:
+        ready = {descriptor for descriptor, _ in poll.poll(None if exited >= 0 else 50)}
+        if exited in ready or exited < 0:
+            pid, status, usage = os.wait4(child, os.WNOHANG)
+            if pid:
+                return status, usage.ru_utime + usage.ru_stime
+        if lifeline.fileno() in ready:
+            question = lifeline.recv(1)
+            if not question:
+                kill(child)
+                _, status, usage = os.wait4(child, 0)
+                return status, usage.ru_utime + usage.ru_stime
+            if question == b"r":
+                for pid in processes(child, isolated):
+                    if pid != (1 if isolated else child):
+                        kill_seen(pid)
+            pids = processes(child, isolated)
+            cpu, resident = usage_of(pids)
+            # What a process has in common with the template is not the submission's.
+            say(lifeline, {"cpu": cpu, "memory": max(0, resident - baseline * len(pids))})
+
+
+def kill(pid: int) -> None:
+    """Kill the submission's process: in a pid namespace, everything else in there dies with it."""
+    with contextlib.suppress(ProcessLookupError, PermissionError):
+        os.killpg(pid, signal.SIGKILL)
+    with contextlib.suppress(ProcessLookupError):
+        os.kill(pid, signal.SIGKILL)
+
+
+def processes(child: int, isolated: bool) -> list[int]:
+    """The submission's processes, by the numbers that /proc here shows them under.
+
+    In namespaces of its own, /proc is the submission's. Without, the process's descendants are found by walking.
+    """
+    if isolated:
+        return [int(name) for name in os.listdir("/proc") if name.isdigit()]
+    found = [child]
+    for pid in found:
+        with contextlib.suppress(OSError):
+            for task in os.listdir(f"/proc/{pid}/task"):
+                found += [int(n) for n in Path(f"/proc/{pid}/task/{task}/children").read_text().split()]
+    return found
+
+
+def kill_seen(pid: int) -> None:
+    """Kill a process by its number in the submission's own /proc, where os.kill would take it for another's."""
+    with contextlib.suppress(OSError):
+        folder = os.open(f"/proc/{pid}", os.O_RDONLY | os.O_DIRECTORY)
+        try:
+            signal.pidfd_send_signal(folder, signal.SIGKILL)
+        finally:
+            os.close(folder)
+
+
+def usage_of(pids: list[int]) -> tuple[float, int]:
+    """CPU seconds and resident bytes of some processes, children that they have waited for included."""
+    ticks = pages = 0
+    for pid in pids:
+        with contextlib.suppress(OSError, IndexError, ValueError):
+            fields = Path(f"/proc/{pid}/stat").read_text(errors="replace").rpartition(")")[2].split()
+            ticks += sum(int(field) for field in fields[11:15])
+            pages += int(fields[21])
+    return ticks / TICK, pages * PAGE
+
+
+def say(lifeline: socket.socket, message: dict[str, Any]) -> None:
+    """One packet to the grader, unless it is gone."""
+    with contextlib.suppress(OSError):
+        lifeline.send(json.dumps(message).encode())
+
+
+if __name__ == "__main__":
+    main()
