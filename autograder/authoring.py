@@ -153,7 +153,8 @@ def _wrong_marker(options: Mapping[str, Any], kind: str) -> str | None:
     task, checks, points, tags = (options.get(key) for key in ("task", "checks", "points", "tags"))
     unknown = sorted(options.keys() - _OPTIONS)
     if unknown or "=" in options.get("title", "") or kind not in ("markdown", "code"):
-        said = ", ".join(unknown) or options.get("title", f"[{kind}]")
+        garbled = options.get("incorrectly_encoded_metadata")
+        said = garbled or ", ".join(unknown) or options.get("title", f"[{kind}]")
         return (
             f'a cell marker cannot say {said!r}; it says [markdown], task="name", '
             'checks="name" points=3, or tags=["demo"].'

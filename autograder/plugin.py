@@ -1,0 +1,147 @@
+"""The pytest plugin of hidden checks: its fixtures, and what it makes of their outcomes.
+
+Under plain `pytest tests/checks` the `student` fixture is the reference solution, through the same encode and decode as
+a submission. Under the grader (`autograder.worker`) the same items are collected once and run against one submission
+after another; `connect` then says which.
+"""
+
+import dataclasses
+import functools
+import inspect
+import zlib
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from _pytest.runner import runtestprotocol
+
+from autograder.authoring import load_solution
+from autograder.checks import CheckFailure, CheckInfo, Student, StudentError, TaskInfo
+from autograder.remote.client import loopback
+
+Connect = Callable[[], Student]
+CONNECT = pytest.StashKey[Connect]()
+EXCEPTION = pytest.StashKey[BaseException]()
+CHECKS_FOLDER = ("tests", "checks")
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Options of plain pytest runs."""
+    group = parser.getgroup("checks", "hidden checks")
+    group.addoption("--checks-device", default="cpu", help="device on which hidden checks make their inputs")
+    group.addoption("--checks-seed", type=int, default=0, help="seed of hidden checks (default 0)")
+
+
+@dataclasses.dataclass(frozen=True)
+class Check:
+    """One collected check: its pytest item and what its decorators and docstring say."""
+
+    item: pytest.Function
+    task: TaskInfo
+    info: CheckInfo
+
+    @property
+    def title(self) -> str:
+        """The docstring's first line, which the student sees."""
+        return (inspect.getdoc(self.item.function) or self.item.name).splitlines()[0]
+
+    @property
+    def needs(self) -> tuple[str, ...]:
+        """Other tasks that it uses."""
+        return tuple(dict.fromkeys((*self.task.needs, *self.info.needs)))
+
+
+def as_check(item: pytest.Item) -> Check | None:
+    """The check that a pytest item is, or None where it is an ordinary test."""
+    task = getattr(getattr(item, "cls", None), "task_info", None)
+    if task is None or not isinstance(item, pytest.Function):
+        return None
+    return Check(item, task, getattr(item.function, "check_info", CheckInfo()))
+
+
+def seed_of(item: pytest.Item, seed: int) -> int:
+    """Each check's own seed: it depends on the check's name, not on which checks ran before."""
+    return (zlib.crc32(item.name.encode()) + seed) % 2**31
+
+
+@pytest.fixture
+def device(request: pytest.FixtureRequest) -> torch.device:
+    """Where checks make their inputs."""
+    return torch.device(request.config.getoption("--checks-device"))
+
+
+@pytest.fixture
+def student(request: pytest.FixtureRequest) -> Iterator[Student]:
+    """The code under check: a submission's under the grader, the reference's under plain pytest."""
+    connect = request.config.stash.get(CONNECT, None)
+    student = connect() if connect else _reference(request.path)
+    seed = seed_of(request.node, request.config.getoption("--checks-seed"))
+    torch.manual_seed(seed)
+    student._request("begin", seed=seed)
+    yield student
+
+
+def _reference(checks: Path) -> Student:
+    if checks.parent.parts[-2:] != CHECKS_FOLDER:
+        raise pytest.UsageError(f"{checks}: hidden checks lie in {'/'.join(CHECKS_FOLDER)}")
+    return _load_reference(checks.parents[2] / "solutions" / f"{checks.stem.removeprefix('test_')}.py")
+
+
+@functools.cache
+def _load_reference(path: Path) -> Student:
+    return loopback(load_solution(path))
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) -> Any:
+    """Keep the exception that ended a check: its type decides what the student may read."""
+    if call.excinfo is not None:
+        item.stash[EXCEPTION] = call.excinfo.value
+    return (yield)
+
+
+@dataclasses.dataclass(frozen=True)
+class Outcome:
+    """How one check ended.
+
+    Attributes:
+        passed: It held.
+        exception: What ended it otherwise; None where it did not even start.
+        ran: It ran to its end: it was neither skipped nor stopped in its set-up.
+        text: pytest's account of the failure, for instructors.
+    """
+
+    passed: bool
+    exception: BaseException | None
+    ran: bool
+    text: str
+
+
+def run_check(check: Check) -> Outcome:
+    """Run one collected item through pytest's own protocol."""
+    item = check.item
+    item.stash[EXCEPTION] = None  # type: ignore[assignment]
+    reports = runtestprotocol(item, log=False, nextitem=item)
+    failed = [report for report in reports if report.failed]
+    calls = [report for report in reports if report.when == "call"]
+    return Outcome(
+        passed=not failed and bool(calls) and calls[0].passed,
+        exception=item.stash[EXCEPTION],
+        ran=bool(calls) and not calls[0].skipped,
+        text="\n".join(report.longreprtext for report in failed),
+    )
+
+
+def safe_cause(exception: BaseException | None) -> str:
+    """What a student may read about why a check failed; an error of their own code is described by the caller."""
+    if isinstance(exception, CheckFailure):
+        return exception.cause
+    if isinstance(exception, StudentError):
+        return f"{exception.kind} was raised in your code"
+    if isinstance(exception, AssertionError):
+        return "what came is not what the sentence above says"
+    if exception is None:
+        return ""
+    return f"what your code returned could not be used ({type(exception).__name__})"

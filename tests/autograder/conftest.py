@@ -1,0 +1,158 @@
+"""Real parts for the tests: a course of two tiny tasks on disk."""
+
+import os
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+CONFIG = """\
+from autograder.course import Assignment, Course
+
+course = Course(
+    id="tiny",
+    title="A tiny course",
+    assignments=[Assignment(name="shapes", title="Shapes", points=5, due="2027-10-31T23:59+00:00")],
+)
+"""
+
+SOLUTION = '''\
+"""The tiny assignment: a square's area, and a box's volume that needs it."""
+
+# %% [markdown]
+# # Shapes
+#
+# The area of a square is $a^2$.
+
+# %%
+import torch
+from expect import expect_close
+from torch import Tensor
+
+# %% [markdown]
+# **Task 1 · `area`**
+
+# %% task="area"
+def area(side: Tensor) -> Tensor:
+    """Area of squares, shape (...), from their sides, shape (...)."""
+    ### BEGIN SOLUTION
+    squared = side.square()
+    return squared
+    ### END SOLUTION
+
+# %% checks="area" points=2
+expect_close(area(torch.tensor([3.0])), [9.0], "A square of side 3 has area 9.")
+
+# %% tags=["demo"]
+picture = [area(torch.tensor(side)) for side in (1.0, 2.0)]
+print(picture)
+
+# %% task="volume"
+def volume(side: Tensor, height: Tensor) -> Tensor:
+    """Volume of boxes on squares."""
+    ### BEGIN SOLUTION
+    return area(side) * height
+    ### END SOLUTION
+
+# %% checks="volume" points=3
+expect_close(volume(torch.tensor([3.0]), torch.tensor([2.0])), [18.0], "Twice as high as its floor of 9.")
+'''
+
+HELPER = '''\
+"""The helper behind the visible checks."""
+
+import torch
+
+
+def expect_close(actual, expected, sentence):
+    assert torch.allclose(torch.as_tensor(actual), torch.as_tensor(expected)), sentence
+'''
+
+CHECKS = '''\
+"""Hidden checks of the tiny assignment."""
+
+import torch
+from autograder.checks import check, probe, task
+from torch.testing import assert_close
+
+
+@task("area")
+class TestArea:
+    def test_three(self, student):
+        """A side of 1.7 makes an area of 2.89."""
+        assert_close(student.area(torch.tensor([1.7])), torch.tensor([2.89]))
+
+    @check(hint="Is it differentiable?", weight=2)
+    def test_gradient(self, student):
+        """The area's gradient is twice the side."""
+        assert_close(student.run(gradient_of_area, torch.tensor([1.5])), torch.tensor([3.0]))
+
+
+@task("volume", needs=("area",))
+class TestVolume:
+    def test_box(self, student):
+        """A box of side 2 and height 3.5 holds 14."""
+        assert_close(student.volume(torch.tensor([2.0]), torch.tensor([3.5])), torch.tensor([14.0]))
+
+
+@probe
+def gradient_of_area(ns, side):
+    side = side.requires_grad_()
+    return torch.autograd.grad(ns.area(side).sum(), side)[0]
+'''
+
+
+@dataclass(frozen=True)
+class TinyCourse:
+    """A course in a folder of its own: the assignment `shapes`, with the tasks `area` (2) and `volume` (3 points)."""
+
+    root: Path
+
+    @property
+    def script(self) -> Path:
+        """The reference solution; edit it to break one thing."""
+        return self.root / "solutions" / "shapes.py"
+
+    @property
+    def checks(self) -> Path:
+        """The hidden checks."""
+        return self.root / "tests" / "checks" / "test_shapes.py"
+
+    @property
+    def config(self) -> Path:
+        """`course_config.py`."""
+        return self.root / "course_config.py"
+
+    def edit(self, path: Path, old: str, new: str) -> None:
+        """Replace a text that a file holds exactly once."""
+        text = path.read_text()
+        assert text.count(old) == 1, f"{path.name} holds {text.count(old)} times: {old}"
+        path.write_text(text.replace(old, new))
+
+
+@pytest.fixture
+def tiny_course(tmp_path: Path) -> TinyCourse:
+    """Write the tiny course: settings for it and for nbgrader, helper, solution, hidden checks. Nothing is built."""
+    course = TinyCourse(tmp_path / "course")
+    for path in (course.script, course.checks):
+        path.parent.mkdir(parents=True)
+    course.config.write_text(CONFIG)
+    (course.root / "nbgrader_config.py").write_text((Path(__file__).parents[2] / "nbgrader_config.py").read_text())
+    (course.script.parent / "expect.py").write_text(HELPER)
+    course.script.write_text(SOLUTION)
+    course.checks.write_text(CHECKS)
+    return course
+
+
+@pytest.fixture(scope="session")
+def environment(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    """Variables for commands: the tests' own Python first on PATH, and no settings of whoever runs the tests."""
+    home = tmp_path_factory.mktemp("home")
+    return {
+        **os.environ,
+        "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
+        "HOME": str(home),
+        "JUPYTER_CONFIG_DIR": str(home / "jupyter"),
+        "IPYTHONDIR": str(home / "ipython"),
+    }
