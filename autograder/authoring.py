@@ -275,6 +275,22 @@ def without_markers(source: str) -> str:
     return "\n".join(line for line in source.split("\n") if BEGIN not in line and END not in line)
 
 
+def solution_region(source: str) -> tuple[list[str], list[str]]:
+    """Part the lines of a cell into those of its answer and those that students get.
+
+    Both lists are as long as the cell; a line that belongs to the other one is empty.
+    """
+    answer, visible = [], []
+    inside = False
+    for line in source.split("\n"):
+        marker = BEGIN in line or END in line
+        if marker:
+            inside = BEGIN in line
+        answer.append(line if inside and not marker else "")
+        visible.append(line if not inside and not marker else "")
+    return answer, visible
+
+
 def notebook_bytes(notebook: NotebookNode) -> bytes:
     """A notebook as it is written to a file."""
     return f"{nbformat.writes(notebook).rstrip()}\n".encode()

@@ -4,15 +4,13 @@ Everything here reads text and runs nothing: an assignment that does not run can
 """
 
 import ast
-import io
 import re
-import tokenize
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from autograder.authoring import BEGIN, END, Script, ScriptCell, ScriptError, read_script
+from autograder.authoring import BEGIN, END, Script, ScriptCell, ScriptError, read_script, solution_region
 from autograder.course import Assignment, Course
 from autograder.probes import bound_names, outside_names, undeclared_names
 
@@ -46,12 +44,7 @@ def lint(root: Path, course: Course, names: Sequence[str] = ()) -> list[Problem]
         CourseError: A name is no assignment's.
     """
     problems = [problem for assignment in course.select(names) for problem in _lint_assignment(root, assignment)]
-    return sorted(
-        {
-            Problem(problem.path.relative_to(root), problem.line, problem.message)
-            for problem in problems
-        }
-    )  # fmt: skip
+    return sorted({Problem(found.path.relative_to(root), found.line, found.message) for found in problems})
 
 
 def solution_path(root: Path, name: str) -> Path:
@@ -291,82 +284,55 @@ def _functions_have_regions(script: Script, cell: ScriptCell, begins: list[int])
 
 
 def _visible_answers(script: Script) -> Iterator[Problem]:
-    answers = {answer: line for cell in script.cells if cell.task for line, answer in solution_lines(cell)}
+    answers = {text: line for cell in script.cells if cell.task for line, text in answers_of(cell)}
     owners = {name: cell for cell in script.cells if cell.task for name in _functions(cell)}
     for cell in script.cells:
-        for line, text in _visible_lines(cell):
-            for answer, origin in answers.items():
-                if _shows(text, answer):
-                    message = f"students see the answer of line {origin} here: {answer}"
-                    yield Problem(script.path, cell.line + line - 1, message)
+        _, visible = solution_region(cell.source)
+        for answer, origin in answers.items():
+            line = find_answer(answer, visible)
+            if line is not None:
+                message = f"students see the answer of line {origin} here: {answer}"
+                yield Problem(script.path, cell.line + line - 1, message)
         if cell.kind == "code":
             for name in sorted(bound_names(cell.source) & owners.keys()):
                 if owners[name] is not cell:
-                    yield Problem(script.path, cell.line, f"{name} belongs to the task {owners[name].task}.")
+                    message = f"{name} is defined here, but it belongs to the task {owners[name].task}."
+                    yield Problem(script.path, cell.line, message)
 
 
-def solution_lines(cell: ScriptCell) -> Iterator[tuple[int, str]]:
-    """The telling lines of a task cell's answer.
+def answers_of(cell: ScriptCell) -> Iterator[tuple[int, str]]:
+    """What a task cell's answer computes.
 
     Yields:
-        A line of the script and its code in one fixed spelling, without comments. Lines that say little, such as
-        `return result`, are left out: they may well stand elsewhere.
+        A line of the script and the expression that is returned or assigned there, in one fixed spelling. Expressions
+        that say little, such as `result` or `x.sum(-1)`, are left out: they may well stand elsewhere.
     """
-    inside = False
-    for number, line in enumerate(cell.source.split("\n")):
-        if BEGIN in line or END in line:
-            inside = BEGIN in line
-        elif inside:
-            code = _spelled(line)
-            if _is_telling(code):
-                yield cell.line + number, code
+    lines, _ = solution_region(cell.source)
+    for node in ast.walk(ast.parse(cell.source)):
+        if not isinstance(node, ast.Return | ast.Assign | ast.AnnAssign | ast.AugAssign | ast.Expr):
+            continue
+        text = _tight(ast.get_source_segment(cell.source, node.value) or "") if node.value else ""
+        if lines[node.lineno - 1] and _is_telling(text):
+            yield cell.line + node.lineno - 1, text
+
+
+def find_answer(answer: str, lines: Sequence[str]) -> int | None:
+    """The line, counted from one, in which an answer ends that a text shows, however it is wrapped and spaced."""
+    pattern = re.compile(rf"(?<![\w.]){re.escape(answer)}(?!\w)" if answer[0].isalpha() else re.escape(answer))
+    if not pattern.search(_tight("\n".join(lines))):
+        return None
+    shown = (number for number in range(1, len(lines) + 1) if pattern.search(_tight("\n".join(lines[:number]))))
+    return next(shown, len(lines))
 
 
 def _is_telling(code: str) -> bool:
-    """Whether a line of code is so particular that it would give an answer away."""
-    if not code or code.endswith(":") or re.match(r"(import|from|raise|def|class|@)\b", code):
-        return False
-    words = re.findall(r"\w+|[-+*/%@<>&|^~]+", code)
-    return len(words) >= 4
-
-
-def _spelled(line: str) -> str:
-    """A line's code without comment, leading `return` and the spaces that mean nothing."""
-    code = line.strip()
-    try:
-        for token in tokenize.generate_tokens(io.StringIO(code).readline):
-            if token.type == tokenize.COMMENT:
-                code = code[: token.start[1]]
-    except (tokenize.TokenError, SyntaxError):
-        pass  # part of a longer statement, or text: taken as it is
-    return _tight(code).removeprefix("return ").removeprefix("return")
+    """Whether an expression is so particular that it would give an answer away."""
+    return len(re.findall(r"(?<![\w)\]])-?\d[\d.e]*|[^\W\d]\w*|[-+*/%@<>&|^~]+", code)) >= 5
 
 
 def _tight(text: str) -> str:
+    """A text without the spaces and line breaks that mean nothing in code."""
     return " ".join(re.sub(r"\s*([^\w\s])\s*", r"\1", text).split())
-
-
-def _shows(text: str, answer: str) -> bool:
-    start = text.find(answer)
-    if start < 0:
-        return False
-    before, after = text[:start][-1:], text[start + len(answer) :][:1]
-    grows_left = answer[0].isidentifier() and (before.isalnum() or before in {"_", "."})
-    grows_right = answer[-1].isalnum() and (after.isalnum() or after == "_")
-    return not (grows_left or grows_right)
-
-
-def _visible_lines(cell: ScriptCell) -> Iterator[tuple[int, str]]:
-    """Lines of a cell, counted from one, that students get, each with the next one: an answer may be wrapped."""
-    inside = False
-    visible: list[tuple[int, str]] = []
-    for number, line in enumerate(cell.source.split("\n"), 1):
-        if BEGIN in line or END in line:
-            inside = BEGIN in line
-        elif not inside:
-            visible.append((number, line))
-    for number, line in visible:
-        yield number, _tight(line)
 
 
 def _functions(cell: ScriptCell) -> set[str]:

@@ -123,7 +123,7 @@ def run_check(check: Check) -> Outcome:
     """Run one collected item through pytest's own protocol."""
     item = check.item
     item.stash[EXCEPTION] = None  # type: ignore[assignment]
-    reports = runtestprotocol(item, log=False, nextitem=item)
+    reports = runtestprotocol(item, log=False, nextitem=None)
     failed = [report for report in reports if report.failed]
     calls = [report for report in reports if report.when == "call"]
     return Outcome(

@@ -16,6 +16,7 @@ import socket
 import traceback
 import warnings
 from collections.abc import Callable
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, Protocol
 
@@ -99,13 +100,13 @@ class Server:
         torch.set_default_dtype(torch.float32)
         torch.set_default_device(None)
         torch.set_grad_enabled(True)
-        torch.use_deterministic_algorithms(False)
+        if torch.are_deterministic_algorithms_enabled():  # setting it imports a compiler, which takes two seconds
+            torch.use_deterministic_algorithms(False)
         torch.manual_seed(seed)
         np.random.seed(seed % 2**32)
         np.seterr(divide="warn", over="warn", under="ignore", invalid="warn")
         random.seed(seed)
-        warnings.resetwarnings()
-        warnings.simplefilter("ignore")
+        warnings.resetwarnings()  # a filter that turns warnings into errors would cost marks
 
     def _call(self, object: int | None, path: list[str], args: list[Any], kwargs: dict[str, Any]) -> Any:
         return self._resolve(object, path)(*args, **kwargs)
@@ -120,8 +121,13 @@ class Server:
         assert self.cells is not None
         return self.cells.run(source, cell_id, output_bytes)
 
-    def _printed(self, limit: int) -> str:
-        return self.cells.take_text(limit) if self.cells else ""
+    def _file(self, name: str, content: bytes) -> None:
+        path = Path(name)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(content)
+
+    def _printed(self, characters: int) -> str:
+        return self.cells.take_text(characters) if self.cells else ""
 
     def _resolve(self, handle: int | None, path: list[str]) -> Any:
         if handle is None:

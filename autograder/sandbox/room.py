@@ -241,6 +241,8 @@ class Room:
         self.lifeline = lifeline
         self.limits = limits
         self.trunk = trunk
+        self.cpu_seconds = 0.0
+        """CPU seconds used when it was last looked at."""
         self.on_close: Callable[[], None] = _nothing
         channel.setblocking(False)
 
@@ -311,6 +313,7 @@ class Room:
         except OSError:
             raise RoomEnded(self._how_it_ended()) from None
         answer = self.listen(MIN_WALL_SECONDS)
+        self.cpu_seconds = max(self.cpu_seconds, answer.get("cpu", 0.0))
         if "memory" not in answer:
             raise RoomEnded(_describe(answer.get("exit")))
         return Usage(answer["cpu"], answer["memory"])
@@ -333,6 +336,7 @@ class Room:
         while (left := deadline - time.monotonic()) > 0:
             message = self.listen(left)
             if "exit" in message:
+                self.cpu_seconds = max(self.cpu_seconds, message["cpu"])
                 return _describe(message["exit"])
             if not message:
                 break

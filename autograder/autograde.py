@@ -1,0 +1,398 @@
+"""One submission -> one `SubmissionResult`: run its cells in a room, then let every task's checks question a fork of it.
+
+Nothing here touches the gradebook, so it may run anywhere, in any order and again.
+"""
+
+import contextlib
+import time
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from itertools import groupby
+from typing import Any
+
+import pytest
+
+from autograder.checks import Student, StudentError
+from autograder.course import Assignment, Limits
+from autograder.fingerprint import versions
+from autograder.outputs import clean_outputs, plain_text
+from autograder.plugin import CONNECT, Check, Outcome, run_check, safe_cause
+from autograder.remote import wire
+from autograder.results import CellResult, CheckResult, SubmissionResult, TaskResult, Verdict
+from autograder.sandbox.room import LimitExceeded, Room, RoomEnded, Sandbox, SandboxFailed
+from autograder.submission import Cell, Submission
+
+MAX_NOTEBOOK_RUNS = 20
+MAX_LOST_BRANCHES = 3
+MAX_PRINTED = 4000
+REFERENCE_FACTOR = 20.0
+"""A limit is at least this many times what the reference took on this machine."""
+
+
+class GraderFailed(RuntimeError):
+    """Something of ours failed while grading: there is no mark."""
+
+
+@dataclass(frozen=True)
+class Pace:
+    """CPU seconds that the reference took on this machine, by cell and by check."""
+
+    cells: dict[str, float] = field(default_factory=dict)
+    checks: dict[str, float] = field(default_factory=dict)
+
+    total: float = 0.0
+
+    @staticmethod
+    def of(result: SubmissionResult) -> "Pace":
+        """The pace that a graded reference set."""
+        return Pace(
+            {cell.cell_id: cell.cpu_seconds for cell in result.cells},
+            {check.name: check.cpu_seconds for task in result.tasks for check in task.checks},
+            result.cpu_seconds,
+        )
+
+
+def autograde(
+    submission: Submission,
+    checks: Iterable[Check],
+    sandbox: Sandbox,
+    limits: Limits,
+    points: dict[str, float],
+    *,
+    device: str = "cpu",
+    seed: int = 0,
+    fingerprint: str = "",
+    pace: Pace | None = None,
+) -> SubmissionResult:
+    """Grade one submission.
+
+    Args:
+        submission: What was handed in, in canonical form.
+        checks: The assignment's hidden checks, collected.
+        sandbox: Where its code runs.
+        limits: What it may use.
+        points: Points of every task, in the order of the assignment.
+        device: Where checks make their inputs.
+        seed: Seed of cells and checks.
+        fingerprint: Hash of everything that decides the result.
+        pace: What the reference took, if it was run.
+
+    Raises:
+        GraderFailed, SandboxFailed: Something of ours did not work: no mark.
+    """
+    started = time.monotonic()
+    run = _Run(submission, sandbox, limits, seed, pace or Pace())
+    try:
+        run.start()
+        by_task = {name: list(group) for name, group in groupby(checks, key=lambda check: check.task.name)}
+        tasks = tuple(
+            TaskResult(name=name, points=worth, checks=run.task(by_task.get(name, []))) for name, worth in points.items()
+        )
+    finally:
+        run.close()
+    expected, ran = sum(map(len, by_task.values())), sum(len(task.checks) for task in tasks)
+    if expected != ran or not ran:
+        raise GraderFailed(f"{ran} of {expected} checks ran")
+    return SubmissionResult(
+        assignment=submission.assignment,
+        student=submission.student,
+        verdict=Verdict.STUDENT_FAULT if run.reasons else Verdict.GRADED,
+        reason="; ".join(run.reasons),
+        tasks=tasks,
+        cells=tuple(run.cells),
+        fingerprint=fingerprint,
+        sandbox=sandbox.isolation if sandbox.kind != "none" else "none",
+        device=device,
+        seed=seed,
+        versions=versions(),
+        cpu_seconds=round(run.spent, 3),
+        wall_seconds=round(time.monotonic() - started, 3),
+    )
+
+
+class _Run:
+    """The state of grading one submission: its room, which is made again when student code has lost it."""
+
+    def __init__(self, submission: Submission, sandbox: Sandbox, limits: Limits, seed: int, pace: Pace) -> None:
+        self.submission, self.sandbox, self.limits, self.seed, self.pace = submission, sandbox, limits, seed, pace
+        self.room: Room | None = None
+        self.cells: list[CellResult] = []
+        self.guilty: dict[str, CellResult] = {}
+        self.given_a_second_chance: set[str] = set()
+        self.runs = 0
+        self.spent = 0.0
+        self.reasons: list[str] = list(submission.left_out)
+        self.student_lines = {cell.cell_id: cell.source.splitlines() for cell in submission.cells}
+
+    # the notebook
+
+    def start(self) -> None:
+        """Run the notebook; a cell that ends or hangs the process is left out of the next try, its failure recorded."""
+        while self.room is None and self.runs < MAX_NOTEBOOK_RUNS:
+            self.runs += 1
+            self._try_notebook()
+
+    def _try_notebook(self) -> None:
+        self.cells = []
+        self.room = room = self.sandbox.open()
+        running: Cell | None = None
+        try:
+            for name, content in self.submission.files.items():
+                self._ask(room, self.limits.cell_seconds, op="file", name=name, content=content)
+            self._ask(room, self.limits.cell_seconds, op="begin", seed=self.seed)
+            for cell in self.submission.cells:
+                running = cell
+                self.cells.append(self._run_cell(room, cell))
+        except (RoomEnded, wire.WireError) as ending:
+            if running is None:
+                raise SandboxFailed(f"the sandbox took no files: {ending}") from None
+            self._drop_room()
+            self._blame(running, ending)
+
+    def _blame(self, cell: Cell, ending: Exception) -> None:
+        """Record which cell ended the process. The wall clock alone convicts nobody the first time."""
+        if isinstance(ending, LimitExceeded) and ending.wall and cell.cell_id not in self.given_a_second_chance:
+            self.given_a_second_chance.add(cell.cell_id)
+            return
+        text = str(ending) if isinstance(ending, RoomEnded) else "its output could not be read"
+        self.guilty[cell.cell_id] = _stopped(cell, text)
+        self.reasons.append(f"cell {cell.index + 1}: {text}")
+
+    def _run_cell(self, room: Room, cell: Cell) -> CellResult:
+        if cell.kind == "demo":
+            return CellResult(cell_id=cell.cell_id, skipped=True)
+        if cell.cell_id in self.guilty:
+            return self.guilty[cell.cell_id]
+        if self.exhausted:
+            return _stopped(cell, self.exhausted)
+        limit = max(self.limits.cell_seconds, REFERENCE_FACTOR * self.pace.cells.get(cell.cell_id, 0.0))
+        before = room.cpu_seconds
+        reply = self._ask(
+            room, limit, op="cell", source=cell.source, cell_id=cell.cell_id, output_bytes=self.limits.output_bytes
+        )
+        value = reply.get("value")
+        outputs = value.get("outputs") if isinstance(value, dict) else None
+        if not isinstance(value, dict) or not isinstance(outputs, bytes):
+            raise wire.WireError("not the answer of a cell")
+        error = value.get("error")
+        kind = error.get("type") if isinstance(error, dict) else ""
+        return CellResult(
+            cell_id=cell.cell_id,
+            outputs=clean_outputs(outputs, self.limits.output_bytes),
+            error=plain_text(kind)[:100] if kind else "",
+            cpu_seconds=round(room.usage().cpu_seconds - before, 3),
+        )
+
+    def _ask(self, room: Room, limit: float, **request: Any) -> dict[str, Any]:
+        reply = wire.unpack(room.ask(wire.pack(request), limit))
+        return reply if isinstance(reply, dict) else {}
+
+    # the checks
+
+    def task(self, checks: list[Check]) -> tuple[CheckResult, ...]:
+        """Run one task's checks in a fork of the notebook's process, so that what they do reaches no other task."""
+        results: list[CheckResult] = []
+        branch: Room | None = None
+        lost = 0
+        loss = ""
+        for check in checks:
+            if self.exhausted:
+                lost, loss = MAX_LOST_BRANCHES, self.exhausted
+            if branch is None:
+                branch, loss = (None, loss) if lost >= MAX_LOST_BRANCHES else self._branch()
+            if branch is None or self.exhausted:
+                results.append(_unrun(check, loss))
+                continue
+            result, ending = self._check(check, branch)
+            if isinstance(ending, LimitExceeded) and ending.wall:
+                self._lose(branch)
+                branch, loss = self._branch()
+                if branch is not None:
+                    result, ending = self._check(check, branch)
+            results.append(result)
+            if ending is not None:
+                lost, loss = lost + 1, str(ending)
+                if branch is not None:
+                    self._lose(branch)
+                    branch = None
+        if branch is not None:
+            self._lose(branch)
+        return tuple(results)
+
+    def _branch(self) -> tuple[Room | None, str]:
+        """A fork of the notebook's process, run again if something has ended it; or why there is none."""
+        for _ in range(2):
+            if self.room is None:
+                self.start()
+            if self.room is None:
+                return None, "the notebook could not be run: see its first cells with an error"
+            try:
+                return self.room.fork(), ""
+            except (RoomEnded, wire.WireError):
+                self._drop_room()
+        return None, "the notebook's process ended by itself after its last cell"
+
+    def _lose(self, branch: Room) -> None:
+        branch.close()
+        try:
+            if self.room is not None:
+                self.room.end_branches()
+        except RoomEnded:
+            self._drop_room()
+
+    def _check(self, check: Check, branch: Room) -> tuple[CheckResult, RoomEnded | None]:
+        """Run one check; also what ended its branch, if something did."""
+        limit = max(self.limits.check_seconds, REFERENCE_FACTOR * self.pace.checks.get(check.item.name, 0.0))
+        ending: list[RoomEnded] = []
+
+        def ask(frame: bytes) -> bytearray:
+            if ending:
+                raise ending[0]
+            try:
+                return branch.ask(frame, limit)
+            except wire.WireError as error:
+                ending.append(RoomEnded(f"the answer cannot be read: {error}"))
+            except RoomEnded as error:
+                ending.append(error)
+            raise ending[0]
+
+        check.item.config.stash[CONNECT] = lambda: Student(ask)
+        before = self._cpu()
+        outcome = run_check(check)
+        self._demand_ours_worked(check, outcome, ending)
+        printed = "" if ending else self._printed(branch)
+        return self._result(check, outcome, ending, printed, max(0.0, self._cpu() - before)), next(iter(ending), None)
+
+    def _demand_ours_worked(self, check: Check, outcome: Outcome, ending: list[RoomEnded]) -> None:
+        if ending or outcome.passed:
+            return
+        # A check that stops in its set-up, is skipped or cannot reach the sandbox has not judged anyone.
+        if not outcome.ran and not isinstance(outcome.exception, StudentError):
+            raise GraderFailed(f"check {check.item.name} did not run: {outcome.text or outcome.exception}")
+        if isinstance(outcome.exception, SandboxFailed | MemoryError | OSError | KeyboardInterrupt):
+            raise GraderFailed(f"check {check.item.name} could not run: {outcome.exception!r}")
+        if isinstance(outcome.exception, wire.WireError):
+            raise GraderFailed(f"check {check.item.name} sends what may not cross: {outcome.exception}")
+
+    def _result(
+        self, check: Check, outcome: Outcome, ending: list[RoomEnded], printed: str, cpu_seconds: float
+    ) -> CheckResult:
+        passed = outcome.passed and not ending
+        cause = "" if passed else str(ending[0]) if ending else self._cause(outcome.exception)
+        detail = "" if passed else plain_text(outcome.text)
+        if printed and not passed:
+            detail += f"\n--- printed by the student's code during this check ---\n{printed}"
+        return CheckResult(
+            name=check.item.name,
+            title=check.title,
+            passed=passed,
+            weight=check.info.weight,
+            hint=check.info.hint,
+            needs=check.needs,
+            cause=cause,
+            detail=detail,
+            cpu_seconds=round(cpu_seconds, 3),
+        )
+
+    def _cause(self, exception: BaseException | None) -> str:
+        cause = safe_cause(exception)
+        if isinstance(exception, StudentError):
+            # The line's text is read from what was handed in, not from what its process says.
+            lines = self.student_lines.get(exception.cell, [])
+            if 0 < exception.line <= len(lines):
+                cause += f", at line {exception.line} of its cell: {plain_text(lines[exception.line - 1].strip())}"
+        return cause
+
+    def _printed(self, branch: Room) -> str:
+        try:
+            reply = self._ask(branch, self.limits.check_seconds, op="printed", characters=MAX_PRINTED)
+        except (RoomEnded, wire.WireError):
+            return ""
+        text = reply.get("value")
+        return plain_text(text)[:MAX_PRINTED] if isinstance(text, str) else ""
+
+    # the room
+
+    def _cpu(self) -> float:
+        """CPU seconds that the submission has used so far, over all its rooms."""
+        if self.room is None:
+            return self.spent
+        with contextlib.suppress(RoomEnded):
+            self.room.usage()
+        return self.spent + self.room.cpu_seconds
+
+    @property
+    def exhausted(self) -> str:
+        """Why nothing more may run, or "" while it may."""
+        spent = self.spent + (self.room.cpu_seconds if self.room is not None else 0.0)
+        limit = max(self.limits.submission_seconds, REFERENCE_FACTOR * self.pace.total)
+        return f"the submission used up its {limit:g} seconds of computing time" if spent > limit else ""
+
+    def _drop_room(self) -> None:
+        if self.room is not None:
+            self._cpu()
+            self.spent += self.room.cpu_seconds
+            self.room.close()
+            self.room = None
+
+    def close(self) -> None:
+        """End what is left of the submission."""
+        self._drop_room()
+
+
+def _stopped(cell: Cell, text: str) -> CellResult:
+    output = {"output_type": "error", "ename": "Stopped", "evalue": text, "traceback": [text]}
+    return CellResult(cell_id=cell.cell_id, error=text, outputs=(output,))
+
+
+def _unrun(check: Check, cause: str) -> CheckResult:
+    return CheckResult(
+        name=check.item.name,
+        title=check.title,
+        passed=False,
+        weight=check.info.weight,
+        hint=check.info.hint,
+        needs=check.needs,
+        cause=cause,
+    )
+
+
+def points_of(assignment: Assignment, notebook: dict[str, Any]) -> dict[str, float]:
+    """Points of every task of a released notebook, in its order.
+
+    Raises:
+        GraderFailed: They do not add up to the assignment's.
+    """
+    points: dict[str, float] = {}
+    for cell in notebook["cells"]:
+        settings = cell["metadata"].get("nbgrader", {})
+        if settings.get("grade"):
+            points[settings["grade_id"].removesuffix("_checks")] = float(settings["points"])
+    if abs(sum(points.values()) - assignment.points) > 1e-9:
+        raise GraderFailed(f"the tasks of {assignment.name} add up to {sum(points.values()):g} points")
+    return points
+
+
+def collected_checks(items: list[pytest.Item], points: dict[str, float]) -> list[Check]:
+    """The hidden checks among pytest's items, in the order of the tasks.
+
+    Raises:
+        GraderFailed: A task has no checks, or a check no task.
+    """
+    checks = [check for item in items if (check := as_check_or_fail(item))]
+    names = {check.task.name for check in checks}
+    if names != set(points):
+        odd = ", ".join(sorted(names ^ set(points)))
+        raise GraderFailed(f"tasks and hidden checks do not match: {odd}")
+    order = list(points)
+    return sorted(checks, key=lambda check: order.index(check.task.name))
+
+
+def as_check_or_fail(item: pytest.Item) -> Check:
+    """A pytest item as a check; one that belongs to no task is an error."""
+    from autograder.plugin import as_check
+
+    found = as_check(item)
+    if found is None:
+        raise GraderFailed(f"{item.name} belongs to no task: put it into a class with @task(...)")
+    return found

@@ -1,0 +1,222 @@
+"""One submission as it was handed in, read without trusting it, and brought into canonical form.
+
+Canonical means: the notebook's code cells in order, check cells as they were released whatever was done to them, demo
+cells that were left as released marked for skipping, and the helper files of the assignment as they were released.
+Nothing is followed out of the submission's folder, and nothing larger than allowed is read.
+"""
+
+import hashlib
+import json
+import os
+import stat
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+MAX_NOTEBOOK_BYTES = 32 * 2**20
+MAX_CELLS = 2000
+MAX_FILES = 200
+CHECKS_SUFFIX = "_checks"
+IGNORED_NAMES = {".ipynb_checkpoints", "__pycache__", "timestamp.txt"}
+
+
+class SubmissionFault(Exception):
+    """What was handed in cannot be graded; the text is a plain reason that the student may read."""
+
+
+@dataclass(frozen=True)
+class Cell:
+    """A code cell in canonical form.
+
+    Attributes:
+        cell_id: Unique in the notebook.
+        index: Its place among all cells of the submitted notebook, from 0.
+        kind: "student", "checks" (visible checks, as released) or "demo" (unchanged since the release: not run).
+        source: Its text.
+    """
+
+    cell_id: str
+    index: int
+    kind: Literal["student", "checks", "demo"]
+    source: str
+
+
+@dataclass(frozen=True)
+class Submission:
+    """What will run: canonical cells, and the files beside the notebook (name -> content)."""
+
+    assignment: str
+    student: str
+    cells: tuple[Cell, ...]
+    files: dict[str, bytes] = field(default_factory=dict)
+    left_out: tuple[str, ...] = ()
+    """Files that were not taken along, each with the reason."""
+
+    def digest(self) -> str:
+        """Hash of everything that runs."""
+        digest = hashlib.sha256()
+        for cell in self.cells:
+            digest.update(json.dumps([cell.cell_id, cell.kind, cell.source]).encode())
+        for name, content in sorted(self.files.items()):
+            digest.update(json.dumps([name, hashlib.sha256(content).hexdigest()]).encode())
+        return digest.hexdigest()
+
+
+def submission_folder(root: Path, assignment: str, student: str) -> Path:
+    """Where a student's submission lies."""
+    return root / "submitted" / student / assignment
+
+
+def read_submission(root: Path, assignment: str, student: str, files_bytes: int) -> Submission:
+    """Read a student's submission of an assignment.
+
+    Args:
+        root: The course folder.
+        assignment: Name of the assignment; its release must exist.
+        student: The student's identifier, a folder in `submitted/`.
+        files_bytes: What the files beside the notebook may hold together.
+
+    Raises:
+        SubmissionFault: It cannot be graded, and why.
+        FileNotFoundError: The assignment was not released.
+    """
+    folder = submission_folder(root, assignment, student)
+    try:
+        if folder.is_symlink() or not folder.is_dir():
+            raise SubmissionFault("nothing was handed in")
+        notebook = parse_notebook(_read_file(folder, f"{assignment}.ipynb", MAX_NOTEBOOK_BYTES))
+        files, left_out = _read_files(folder, assignment, files_bytes)
+    except FileNotFoundError:
+        raise SubmissionFault(f"there is no notebook {assignment}.ipynb in the submission") from None
+    released = root / "release" / assignment
+    cells = canonical_cells(notebook, json.loads((released / f"{assignment}.ipynb").read_bytes()))
+    for path in sorted(released.iterdir()):
+        if path.is_file() and path.suffix != ".ipynb":
+            files[path.name] = path.read_bytes()
+    return Submission(assignment, student, cells, files, left_out)
+
+
+def parse_notebook(data: bytes) -> dict[str, Any]:
+    """A notebook file as plain data, of which only what grading needs was checked.
+
+    Raises:
+        SubmissionFault: It is not a notebook of format 4.
+    """
+    if not data.strip():
+        raise SubmissionFault("the notebook is an empty file")
+    try:
+        notebook = json.loads(data.decode("utf-8-sig"))
+    except UnicodeDecodeError:
+        raise SubmissionFault("the notebook is not UTF-8 text") from None
+    except (ValueError, RecursionError):
+        raise SubmissionFault("the notebook is not JSON: it may have been cut off or is another kind of file") from None
+    version = notebook.get("nbformat") if isinstance(notebook, dict) else None
+    if version != 4:
+        raise SubmissionFault(f"the file is not a notebook of format 4 (its nbformat is {version!r:.40})")
+    cells = notebook.get("cells")
+    if not isinstance(cells, list) or len(cells) > MAX_CELLS:
+        raise SubmissionFault(f"the notebook has no list of at most {MAX_CELLS} cells")
+    for number, cell in enumerate(cells, start=1):
+        if not isinstance(cell, dict) or not isinstance(_text(cell.get("source", "")), str):
+            raise SubmissionFault(f"cell {number} of the notebook is malformed")
+    return notebook
+
+
+def _text(source: Any) -> str | None:
+    """A cell's source, which the format allows as a string or a list of lines."""
+    if isinstance(source, list) and all(isinstance(line, str) for line in source):
+        return "".join(source)
+    return source if isinstance(source, str) else None
+
+
+def _grade_id(cell: dict[str, Any]) -> str:
+    metadata = cell.get("metadata")
+    nbgrader = metadata.get("nbgrader") if isinstance(metadata, dict) else None
+    name = nbgrader.get("grade_id") if isinstance(nbgrader, dict) else None
+    return name if isinstance(name, str) else ""
+
+
+def _is_demo(cell: dict[str, Any]) -> bool:
+    tags = cell.get("metadata", {}).get("tags", [])
+    return "demo" in tags
+
+
+def canonical_cells(notebook: dict[str, Any], released: dict[str, Any]) -> tuple[Cell, ...]:
+    """The code cells of a submitted notebook in canonical form.
+
+    Of two cells that carry one check's name the last counts, as for nbgrader.
+    """
+    code = [cell for cell in released["cells"] if cell["cell_type"] == "code"]
+    checks = {_grade_id(cell): str(_text(cell["source"])) for cell in code if _grade_id(cell).endswith(CHECKS_SUFFIX)}
+    demos = {str(_text(cell["source"])).strip() for cell in code if _is_demo(cell)}
+    submitted = [(i, cell) for i, cell in enumerate(notebook["cells"]) if cell.get("cell_type") == "code"]
+    last = {_grade_id(cell): i for i, cell in submitted}
+    return tuple(_unique_ids(_canonical(submitted, checks, demos, last)))
+
+
+def _canonical(
+    submitted: list[tuple[int, dict[str, Any]]], checks: dict[str, str], demos: set[str], last: dict[str, int]
+) -> Iterator[Cell]:
+    for index, cell in submitted:
+        name, source = _grade_id(cell), str(_text(cell.get("source", "")))
+        cell_id = cell.get("id")
+        cell_id = cell_id if isinstance(cell_id, str) and len(cell_id) <= 64 else ""
+        if name in checks and last[name] == index:
+            yield Cell(cell_id, index, "checks", checks[name])
+        elif source.strip() in demos:
+            yield Cell(cell_id, index, "demo", source)
+        else:
+            yield Cell(cell_id, index, "student", source)
+
+
+def _unique_ids(cells: Iterator[Cell]) -> Iterator[Cell]:
+    seen: set[str] = set()
+    for cell in cells:
+        safe = cell.cell_id and cell.cell_id not in seen and cell.cell_id.replace("-", "").replace("_", "").isalnum()
+        cell_id = cell.cell_id if safe else f"cell-{cell.index + 1}"
+        while cell_id in seen:
+            cell_id += "-"
+        seen.add(cell_id)
+        yield Cell(cell_id, cell.index, cell.kind, cell.source)
+
+
+def _read_file(folder: Path, name: str, limit: int) -> bytes:
+    """A regular file's content; links, pipes, devices and files with other names elsewhere are refused."""
+    try:
+        descriptor = os.open(folder / name, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+    except FileNotFoundError:
+        raise
+    except OSError:
+        raise SubmissionFault(f"{name} is not a plain file") from None
+    with os.fdopen(descriptor, "rb") as file:
+        status = os.fstat(descriptor)
+        if not stat.S_ISREG(status.st_mode) or status.st_nlink != 1:
+            raise SubmissionFault(f"{name} is not a plain file")
+        if status.st_size > limit:
+            raise SubmissionFault(f"{name} is larger than {limit // 2**20} MiB")
+        return file.read(limit + 1)[:limit]
+
+
+def _read_files(folder: Path, assignment: str, files_bytes: int) -> tuple[dict[str, bytes], tuple[str, ...]]:
+    """The files beside the notebook, up to the limits."""
+    files: dict[str, bytes] = {}
+    left_out: list[str] = []
+    room = files_bytes // 2  # the rest is for what the notebook writes
+    for parent, folders, names in os.walk(folder):
+        folders[:] = sorted(name for name in folders if name not in IGNORED_NAMES)
+        for name in sorted(names):
+            path = (Path(parent) / name).relative_to(folder).as_posix()
+            if name in IGNORED_NAMES or path == f"{assignment}.ipynb":
+                continue
+            try:
+                content = _read_file(folder, path, room)
+            except (SubmissionFault, OSError) as fault:
+                left_out.append(str(fault) if isinstance(fault, SubmissionFault) else f"{path} cannot be read")
+                continue
+            if len(files) >= MAX_FILES:
+                left_out.append(f"{path}: more than {MAX_FILES} files")
+                continue
+            room -= len(content)
+            files[path] = content
+    return files, tuple(left_out)

@@ -1,0 +1,327 @@
+"""A warm, trusted process per assignment: the sandbox started, the hidden checks collected, the reference graded once.
+
+    grader --spawn--> worker --fork--> one child per submission
+                        └--spawn--> sandbox (see `autograder.sandbox.room`)
+
+pytest collects the checks once; a forked child replays them for each submission, so that no submission sees what an
+earlier one left and a crash in one is no concern of the others. The grader itself imports neither torch nor pytest.
+"""
+
+import contextlib
+import ctypes
+import json
+import os
+import select
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import traceback
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from autograder.course import Course, CourseError, load_course
+from autograder.fingerprint import checks_digest, fingerprint, versions
+from autograder.results import SubmissionResult, TaskResult, Verdict
+from autograder.submission import Submission, SubmissionFault, canonical_cells, read_submission
+
+START_SECONDS = 180.0
+REFERENCE = "reference"
+
+
+class WorkerFailed(RuntimeError):
+    """The worker could not be made ready: nothing can be graded, and why."""
+
+
+def resolve_device(course: Course) -> str:
+    """The device that submissions run on.
+
+    Raises:
+        CourseError: The course asks for one that is not supported.
+    """
+    if course.device == "cuda":
+        raise CourseError('device="cuda" in course_config.py: grading on a GPU is not supported yet; use "auto" or "cpu"')
+    return "cpu"
+
+
+class Worker:
+    """The grader's end: start it, ask for submissions to be graded, close it."""
+
+    def __init__(self, root: Path, assignment: str, *, nested: bool = True) -> None:
+        """Begin to start the worker; the first `grade` waits for it.
+
+        Args:
+            root: The course folder.
+            assignment: Name of the assignment.
+            nested: False makes the sandbox as it is where nested namespaces are denied (for tests).
+        """
+        self.root, self.assignment = root, assignment
+        self.control, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        self.log = tempfile.TemporaryFile()  # noqa: SIM115 - closed by `close`
+        settings = {"root": str(root), "assignment": assignment, "nested": nested}
+        environment = {
+            **os.environ, "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1", "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1",
+            "MKL_NUM_THREADS": "1",
+        }  # fmt: skip
+        environment.pop("PYTEST_ADDOPTS", None)
+        with theirs:
+            self.process = subprocess.Popen(
+                [sys.executable, "-m", "autograder.worker", str(theirs.fileno()), json.dumps(settings)],
+                pass_fds=(theirs.fileno(),), stdin=subprocess.DEVNULL, stdout=self.log, stderr=self.log,
+                env=environment, start_new_session=True,
+            )  # fmt: skip
+        self.reference: SubmissionResult | None = None
+
+    def wait(self) -> None:
+        """Wait until submissions can be graded.
+
+        Raises:
+            WorkerFailed: They cannot be, and why.
+        """
+        if self.reference is not None:
+            return
+        if not select.select([self.control], [], [], START_SECONDS)[0]:
+            raise WorkerFailed(f"the grading process was not ready within {START_SECONDS:.0f} s")
+        try:
+            packet = self.control.recv(2**20)
+        except ConnectionError:
+            packet = b""
+        message = json.loads(packet) if packet else {}
+        if "ready" not in message:
+            self.log.seek(0)
+            said = self.log.read()[-4000:].decode(errors="replace")
+            raise WorkerFailed(message.get("error") or f"the grading process ended while starting:\n{said}")
+        self.reference = SubmissionResult.model_validate_json(Path(message["ready"]).read_bytes())
+        Path(message["ready"]).unlink()
+
+    def grade(self, student: str) -> SubmissionResult:
+        """Grade one student's submission; a fault of ours is tried again once before it is the result."""
+        self.wait()
+        result = self._grade(student)
+        return self._grade(student) if result.verdict == Verdict.GRADER_FAULT else result
+
+    def _grade(self, student: str) -> SubmissionResult:
+        mine, theirs = socket.socketpair()
+        with mine:
+            with theirs:
+                try:
+                    socket.send_fds(self.control, [json.dumps({"student": student}).encode()], [theirs.fileno()])
+                except OSError as error:
+                    return self._fault(student, f"the grading process is gone: {error}")
+            data = bytearray()
+            while part := mine.recv(2**20):
+                data += part
+        try:
+            return SubmissionResult.model_validate_json(bytes(data))
+        except ValueError:
+            return self._fault(student, "the process that graded this submission ended without a result")
+
+    def _fault(self, student: str, reason: str) -> SubmissionResult:
+        return SubmissionResult(
+            assignment=self.assignment, student=student, verdict=Verdict.GRADER_FAULT, reason=reason
+        )
+
+    def close(self) -> None:
+        """End the worker and its sandbox."""
+        self.control.close()
+        try:
+            self.process.wait(5)
+        except subprocess.TimeoutExpired:
+            os.killpg(self.process.pid, signal.SIGKILL)
+            self.process.wait()
+        self.log.close()
+
+    def __enter__(self) -> "Worker":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+# the worker's own side
+
+
+def main() -> None:
+    """Start the sandbox, collect the checks, grade the reference, then serve until the grader is gone."""
+    control = socket.socket(fileno=int(sys.argv[1]))
+    settings = json.loads(sys.argv[2])
+    try:
+        _serve(control, Path(settings["root"]), settings["assignment"], nested=settings["nested"])
+    except Exception as error:
+        traceback.print_exc()
+        with contextlib.suppress(OSError):
+            control.send(json.dumps({"error": f"{type(error).__name__}: {error}"[:100_000]}).encode())
+
+
+def _serve(control: socket.socket, root: Path, assignment: str, *, nested: bool) -> None:
+    from autograder.sandbox.room import Sandbox
+
+    course = load_course(root)
+    with Sandbox(course.sandbox, course.limits, root, nested=nested) as sandbox:
+        # The sandbox warms up in its own process while this one imports torch and collects the checks.
+        import pytest
+
+        from autograder.autograde import GraderFailed
+
+        host = _Host(control, sandbox, course, root, assignment)
+        file = root / "tests" / "checks" / f"test_{assignment}.py"
+        with tempfile.NamedTemporaryFile("w", suffix=".ini") as settings:
+            settings.write("[pytest]\n")
+            settings.flush()
+            status = pytest.main(
+                [
+                    "-c", settings.name, "--rootdir", str(root), "--noconftest", "--import-mode=importlib", "-q", "-s",
+                    "--tb=short", "-p", "no:cacheprovider", "-p", "no:unraisableexception", "-p", "no:threadexception",
+                    "-p", "autograder.plugin", f"--checks-seed={course.seed}", str(file),
+                ],
+                plugins=[host],
+            )  # fmt: skip
+        if host.error is not None:
+            raise host.error
+        if not host.served:
+            raise GraderFailed(f"the hidden checks in {file} cannot be collected (pytest: {status!r})\n{host.complaints}")
+
+
+class _Host:
+    """The pytest plugin that, instead of running the collected items, serves submissions."""
+
+    def __init__(self, control: socket.socket, sandbox: Any, course: Course, root: Path, assignment: str) -> None:
+        self.control, self.sandbox, self.course, self.root, self.assignment = control, sandbox, course, root, assignment
+        self.served = False
+        self.error: Exception | None = None
+        self.complaints = ""
+
+    def pytest_collectreport(self, report: Any) -> None:
+        """Keep what stopped the collection."""
+        if report.failed:
+            self.complaints += f"{report.longreprtext}\n"
+
+    def pytest_runtestloop(self, session: Any) -> bool:
+        """Serve submissions with the collected items."""
+        if not session.testsfailed:
+            self.served = True
+            try:
+                self._serve(session.items)
+            except Exception as error:  # pytest would bury it in its own report
+                self.error = error
+        return True
+
+    def _serve(self, items: list[Any]) -> None:
+        from autograder.autograde import GraderFailed, Pace, autograde, collected_checks, points_of
+        from autograder.authoring import read_script, solved_notebook
+
+        import torch
+
+        torch.set_num_threads(1)
+        device = resolve_device(self.course)
+        released = json.loads((self.root / "release" / self.assignment / f"{self.assignment}.ipynb").read_bytes())
+        points = points_of(self.course.assignment(self.assignment), released)
+        checks = collected_checks(items, points)
+        digest = checks_digest(self.root, self.assignment)
+        self.sandbox.wait()
+
+        def grade(submission: Submission, pace: Pace) -> SubmissionResult:
+            return autograde(
+                submission, checks, self.sandbox, self.course.limits, points, device=device, seed=self.course.seed,
+                fingerprint=fingerprint(self.course, submission, digest, device, self.course.sandbox), pace=pace,
+            )  # fmt: skip
+
+        solved = solved_notebook(read_script(self.root / "solutions" / f"{self.assignment}.py"))
+        helper = {path.name: path.read_bytes() for path in (self.root / "solutions").glob("expect.py")}
+        cells = canonical_cells(json.loads(json.dumps(solved)), released)
+        reference = Submission(self.assignment, REFERENCE, cells, helper)
+        first = _read_all(_fork(lambda: grade(reference, Pace()), REFERENCE, self.assignment, points, ()))
+        result = SubmissionResult.model_validate_json(first)
+        if result.verdict != Verdict.GRADED or result.score != result.max_score:
+            raise GraderFailed(_why_not_full(result))
+        with tempfile.NamedTemporaryFile(delete=False) as file:
+            file.write(first)
+        self.control.send(json.dumps({"ready": file.name}).encode())
+        pace = Pace.of(result)
+
+        def grade_student(student: str) -> SubmissionResult:
+            submission = read_submission(self.root, self.assignment, student, self.course.limits.files_bytes)
+            return grade(submission, pace)
+
+        while True:
+            packet, descriptors, _, _ = socket.recv_fds(self.control, 2**16, 1)
+            if not packet:
+                return
+            with contextlib.suppress(ChildProcessError):
+                while os.waitpid(-1, os.WNOHANG)[0]:
+                    pass
+            student = json.loads(packet)["student"]
+            reply = socket.socket(fileno=descriptors[0])
+            reply_to = _fork(
+                lambda student=student: grade_student(student), student, self.assignment, points, (self.control,), reply
+            )
+            reply_to.close()
+
+
+def _fork(
+    job: Callable[[], SubmissionResult],
+    student: str,
+    assignment: str,
+    points: dict[str, float],
+    close: tuple[socket.socket, ...],
+    reply: socket.socket | None = None,
+) -> socket.socket:
+    """Run a job in a forked child, which sends its result as JSON; the socket to read it from, or the one it uses."""
+    mine, theirs = socket.socketpair() if reply is None else (reply, reply)
+    if os.fork():
+        if reply is None:
+            theirs.close()
+        return mine
+    ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG: a worker that dies takes its children along
+    for other in close:
+        other.close()
+    result = SubmissionResult(assignment=assignment, student=student, verdict=Verdict.GRADER_FAULT)
+    try:
+        result = job()
+    except SubmissionFault as fault:
+        result = refused(assignment, student, points, str(fault))
+    except BaseException as error:
+        result = result.model_copy(
+            update={"reason": f"{type(error).__name__}: {error}"[:4000], "versions": versions()}
+        )
+        traceback.print_exc()
+    with contextlib.suppress(OSError):
+        theirs.sendall(result.model_dump_json().encode())
+    os._exit(0)
+
+
+def refused(assignment: str, student: str, points: dict[str, float], reason: str) -> SubmissionResult:
+    """The result of a submission that cannot be run at all: nothing was earned, and why."""
+    tasks = tuple(TaskResult(name=name, points=worth, checks=()) for name, worth in points.items())
+    return SubmissionResult(
+        assignment=assignment, student=student, verdict=Verdict.STUDENT_FAULT, reason=reason, tasks=tasks,
+        versions=versions(),
+    )  # fmt: skip
+
+
+def _read_all(reply: socket.socket) -> bytes:
+    data = bytearray()
+    with reply:
+        while part := reply.recv(2**20):
+            data += part
+    return bytes(data)
+
+
+def _why_not_full(result: SubmissionResult) -> str:
+    lines = [
+        f"{task.name}: {check.title} ({check.cause})\n{check.detail}"
+        for task in result.tasks
+        for check in task.checks
+        if not check.passed
+    ]
+    return "\n".join([
+        f"The reference solution earns {result.score:g} of {result.max_score:g} on this machine, so nothing is graded.",
+        result.reason,
+        *lines,
+    ])  # fmt: skip
+
+
+if __name__ == "__main__":
+    main()
