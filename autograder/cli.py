@@ -120,3 +120,107 @@ def _report_stale(stale: list[str]) -> None:
     if stale:
         raise CourseError("\n".join([*stale, "Run `course release` and commit source/ and release/."]))
     click.echo("source/ and release/ are up to date.")
+
+
+@main.command()
+@click.argument("name")
+@click.option("--student", help="Grade this student's submission only.  [default: every submission]")
+@click.option("--force", is_flag=True, help="Grade again even where nothing has changed.")
+@click.option("--json", "as_json", is_flag=True, help="Print results as JSON, one line per submission.")
+@_command
+def grade(name: str, student: str | None, force: bool, as_json: bool) -> None:
+    """Grade submissions of an assignment and record the marks in nbgrader's gradebook.
+
+    Reads submitted/STUDENT/NAME/NAME.ipynb, runs it in the sandbox, lets the hidden checks question it from outside, and
+    prints for every task which checks passed, a hint where one did not, and the mark. What has not changed since it was
+    graded is not graded again. Exits with 1 where a submission has no mark because grading failed.
+
+    \b
+    Example:
+      course grade information_theory --student ada
+      course grade information_theory --json
+    """
+    from autograder.course import CourseError, find_root, load_course
+    from autograder.grading import Grader
+    from autograder.submission import students_of
+    from autograder.worker import WorkerFailed
+
+    root = find_root()
+    course = load_course(root)
+    course.assignment(name)
+    students = [student] if student else students_of(root, name)
+    if not students:
+        raise CourseError(f"There are no submissions of {name}: they go to submitted/STUDENT/{name}/{name}.ipynb.")
+    if course.sandbox == "none":
+        click.echo('WARNING: sandbox="none": student code runs with all your rights, and could change marks.', err=True)
+    ungraded = []
+    with Grader(root, course, name) as grader:
+        for one in students:
+            try:
+                result = grader.grade(one, force=force)
+            except WorkerFailed as error:
+                raise CourseError(str(error)) from error
+            if not _print_and_record(root, course, result, as_json):
+                ungraded.append(one)
+    if ungraded:
+        raise CourseError(f"{len(ungraded)} of {len(students)} submissions have no mark: {', '.join(ungraded)}")
+
+
+def _print_and_record(root: Path, course: Any, result: Any, as_json: bool) -> bool:
+    """Record a result, print it and the recorded mark; whether there is one."""
+    import json
+
+    from autograder.gradebook import NoMark, record
+    from autograder.report import submission_report
+
+    recorded, failure = None, ""
+    try:
+        recorded = record(root, course, result)
+    except NoMark as error:
+        failure = str(error)
+    if as_json:
+        data = result.model_dump(
+            mode="json", exclude={"cells": True, "tasks": {"__all__": {"checks": {"__all__": {"detail"}}}}}
+        )
+        marks = {"score": result.score, "max_score": result.max_score, "recorded": recorded and recorded.score}
+        click.echo(json.dumps({**data, **(marks if recorded else {}), "failure": failure}))
+    else:
+        click.echo(submission_report(result))
+        if failure:
+            click.echo(f"No mark was recorded: {failure}", err=True)
+        elif recorded and recorded.score != result.score:
+            penalty = f", late penalty {recorded.late_penalty:g}" if recorded.late_penalty else ""
+            click.echo(f"In the gradebook: {recorded.score:g} of {recorded.max_score:g}{penalty}")
+    return recorded is not None
+
+
+@main.command()
+@click.argument("name")
+@click.argument("student")
+@click.argument("task", required=False)
+@_command
+def show(name: str, student: str, task: str | None) -> None:
+    """Show an instructor everything that grading a submission found, or one of its tasks.
+
+    Prints what the student may see and what only instructors may: expected and actual values, tracebacks, what the
+    student's code printed during the hidden checks.
+
+    \b
+    Example:
+      course show information_theory ada
+      course show information_theory ada kl_divergence
+    """
+    from autograder.course import CourseError, find_root, load_course
+    from autograder.grading import check_student_id
+    from autograder.report import instructor_report
+    from autograder.results import load_result, result_path
+
+    root = find_root()
+    load_course(root).assignment(name)
+    result = load_result(result_path(root, name, check_student_id(student)))
+    if result is None:
+        raise CourseError(f"{student}'s {name} has not been graded: run `course grade {name} --student {student}`.")
+    tasks = [found.name for found in result.tasks]
+    if task is not None and task not in tasks:
+        raise CourseError(f"{name} has no task {task!r}; its tasks are {', '.join(tasks)}.")
+    click.echo(instructor_report(result, task))

@@ -299,8 +299,8 @@ task checks your answer on an example. Further checks, which you do not see, dec
 
 ## Hand in
 
-Choose *Restart Kernel and Run All Cells*, see that your answers still work, save, and hand in `{name}.ipynb` under this
-name.{late}
+Choose *Restart Kernel and Run All Cells*, see that your answers still work, save, and hand in this file under its name:
+`{name}.ipynb`.{late}
 """
 
 

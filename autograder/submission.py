@@ -220,3 +220,8 @@ def _read_files(folder: Path, assignment: str, files_bytes: int) -> tuple[dict[s
             room -= len(content)
             files[path] = content
     return files, tuple(left_out)
+
+
+def students_of(root: Path, assignment: str) -> list[str]:
+    """Identifiers of the students who handed something in, in order."""
+    return sorted(folder.parent.name for folder in (root / "submitted").glob(f"*/{assignment}") if folder.is_dir())

@@ -44,7 +44,7 @@ def expect_close(
         elif callable(actual):
             remark = "That is a function: was it called?"
     elif came.shape != wanted.shape:
-        remark = f"The shape should be {tuple(wanted.shape)}, not {tuple(came.shape)}."
+        remark = f"{_shape(wanted)} was expected, {_shape(came)} came.".capitalize()
     else:
         wrong = ~_close(came, wanted, atol or 0.0, rtol or 0.0)
         if not wrong.any():
@@ -60,7 +60,7 @@ def _as_tensor(value: object) -> Tensor | None:
     if value is None or isinstance(value, (str, bytes)) or callable(value):
         return None
     try:
-        tensor = torch.as_tensor(value).detach().cpu()
+        tensor = torch.as_tensor(value).detach().cpu().to_dense()
         return tensor.to(torch.complex128 if tensor.is_complex() else torch.float64)
     except Exception:  # whatever a student returns, the message must still come
         return None
@@ -76,7 +76,7 @@ def _first_difference(came: Tensor, wanted: Tensor, wrong: Tensor) -> str:
     """Where several numbers were compared: how many differ, and the first of them."""
     nan = int(torch.isnan(came).sum())
     if came.dim() == 0:
-        return "The result is NaN." if nan else ""
+        return "NaN comes from 0/0, 0 * inf, inf - inf or the logarithm of a negative number." if nan else ""
     index = tuple(torch.nonzero(wrong)[0].tolist())
     place = ", ".join(map(str, index))
     counted = f"{int(wrong.sum())} of {wrong.numel()} differ" + (f" ({nan} NaN)" if nan else "")
@@ -87,9 +87,7 @@ def _describe(value: object) -> str:
     """The value on one short line."""
     tensor = _as_tensor(value)
     if tensor is None:
-        text = " ".join(repr(value).split())
-        text = text if len(text) <= 60 else f"{text[:57]}..."
-        return text if value is None else f"{text} ({type(value).__name__})"
+        return "None" if value is None else f"{_short_repr(value)} ({type(value).__name__})"
     kind = f" ({str(value.dtype).removeprefix('torch.')})" if isinstance(value, Tensor) and value.dim() == 0 else ""
     if tensor.dim() == 0:
         return _number(tensor) + kind
@@ -97,6 +95,19 @@ def _describe(value: object) -> str:
         return _nested(tensor)
     sample = ", ".join(_number(number) for number in tensor.flatten()[:4])
     return f"shape {tuple(tensor.shape)}, beginning {sample}, ..."
+
+
+def _short_repr(value: object) -> str:
+    """At most 60 characters, on one line, whatever the object."""
+    try:
+        text = " ".join(repr(value).split())
+    except Exception:
+        return "an object that cannot be shown"
+    return text if len(text) <= 60 else f"{text[:57]}..."
+
+
+def _shape(tensor: Tensor) -> str:
+    return f"shape {tuple(tensor.shape)}" if tensor.dim() else "a single number"
 
 
 def _nested(tensor: Tensor) -> str:

@@ -1,6 +1,7 @@
 """Real parts for the tests: a course of two tiny tasks on disk."""
 
 import os
+import shutil
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -73,8 +74,7 @@ CHECKS = '''\
 """Hidden checks of the tiny assignment."""
 
 import torch
-from autograder.checks import check, probe, task
-from torch.testing import assert_close
+from autograder.checks import assert_close, check, probe, task
 
 
 @task("area")
@@ -131,18 +131,41 @@ class TinyCourse:
         path.write_text(text.replace(old, new))
 
 
-@pytest.fixture
-def tiny_course(tmp_path: Path) -> TinyCourse:
+def write_tiny_course(root: Path) -> TinyCourse:
     """Write the tiny course: settings for it and for nbgrader, helper, solution, hidden checks. Nothing is built."""
-    course = TinyCourse(tmp_path / "course")
+    course = TinyCourse(root)
     for path in (course.script, course.checks):
         path.parent.mkdir(parents=True)
     course.config.write_text(CONFIG)
-    (course.root / "nbgrader_config.py").write_text((Path(__file__).parents[2] / "nbgrader_config.py").read_text())
+    (root / "nbgrader_config.py").write_text((Path(__file__).parents[2] / "nbgrader_config.py").read_text())
     (course.script.parent / "expect.py").write_text(HELPER)
     course.script.write_text(SOLUTION)
     course.checks.write_text(CHECKS)
     return course
+
+
+@pytest.fixture
+def tiny_course(tmp_path: Path) -> TinyCourse:
+    """The tiny course in a folder of its own, as `write_tiny_course` leaves it."""
+    return write_tiny_course(tmp_path / "course")
+
+
+@pytest.fixture(scope="session")
+def released_once(tmp_path_factory: pytest.TempPathFactory) -> TinyCourse:
+    """A tiny course that is released; not to be changed."""
+    from autograder.course import load_course
+    from autograder.release import release
+
+    course = write_tiny_course(tmp_path_factory.mktemp("released") / "course")
+    release(course.root, load_course(course.root))
+    return course
+
+
+@pytest.fixture
+def released(released_once: TinyCourse, tmp_path: Path) -> TinyCourse:
+    """A released tiny course, gradebook included, for one test: a copy, because making a gradebook takes seconds."""
+    shutil.copytree(released_once.root, tmp_path / "released")
+    return TinyCourse(tmp_path / "released")
 
 
 @pytest.fixture(scope="session")

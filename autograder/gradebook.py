@@ -1,0 +1,240 @@
+"""Records results through nbgrader, whose gradebook, late penalties, manual marks and feedback stay its own.
+
+`RunChecks` stands where nbgrader has Execute, which would run the checks in the student's own kernel: it takes the
+submission's result, grading it now where there is none that still stands, and writes it into the notebook in the form in
+which nbgrader reads marks. So `course grade`, `nbgrader autograde` and the formgrader's button give the same marks.
+"""
+
+import atexit
+import io
+import logging
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from nbgrader import utils
+from nbgrader.api import Gradebook, MissingEntry
+from nbgrader.converters import Autograde
+from nbgrader.converters.base import NbGraderException
+from nbgrader.coursedir import CourseDirectory
+from nbgrader.preprocessors import NbGraderPreprocessor
+from traitlets.config import Config
+
+from autograder.course import Course, load_course
+from autograder.fingerprint import checks_digest
+from autograder.grading import Grader
+from autograder.nbgrader_settings import configure
+from autograder.report import task_report
+from autograder.results import CellResult, SubmissionResult, TaskResult, Verdict
+from autograder.submission import CHECKS_SUFFIX, Cell, read_submission, submission_folder
+
+
+class NoMark(RuntimeError):
+    """A submission has no mark, because of a fault of ours: nothing may be recorded for it."""
+
+
+@dataclass(frozen=True)
+class RecordedMark:
+    """What the gradebook holds for a submission after recording."""
+
+    score: float
+    """Points as they count: manual marks included, the late penalty taken off."""
+    max_score: float
+    late_penalty: float
+
+
+class RunChecks(NbGraderPreprocessor):  # type: ignore[misc]
+    """Writes a submission's result into the notebook that nbgrader records."""
+
+    def preprocess(self, nb: Any, resources: Any) -> tuple[Any, Any]:
+        """Put outputs, marks and reports into the cells.
+
+        Raises:
+            NoMark: Grading failed, or a graded cell belongs to no task; nbgrader then drops this submission.
+        """
+        about = resources["nbgrader"]
+        grader = _grader_for(Path.cwd(), about["assignment"])  # nbgrader works in the course's folder
+        result = grader.grade(about["student"])
+        if result.verdict == Verdict.GRADER_FAULT:
+            raise NoMark(f"{about['student']}: {result.reason}")
+        submission = read_submission(
+            grader.root, about["assignment"], about["student"], grader.course.limits.files_bytes
+        )
+        write_result(nb.cells, submission.cells, result)
+        return nb, resources
+
+
+_current: tuple[tuple[Path, str, str], Grader] | None = None
+
+
+def _grader_for(root: Path, assignment: str) -> Grader:
+    """The grader for an assignment, kept warm from one submission to the next while the checks stay what they are."""
+    global _current
+    key = (root, assignment, checks_digest(root, assignment))
+    if _current is None or _current[0] != key:
+        close_grader()
+        _current = (key, Grader(root, load_course(root), assignment))
+    return _current[1]
+
+
+@atexit.register
+def close_grader() -> None:
+    """End the grader that is kept warm for nbgrader."""
+    global _current
+    if _current is not None:
+        _current[1].close()
+        _current = None
+
+
+def write_result(cells: list[Any], canonical: Sequence[Cell], result: SubmissionResult) -> None:
+    """Write a result into a sanitised notebook's cells, in place.
+
+    Args:
+        cells: The notebook's cells after nbgrader's own sanitising: check cells that a student deleted are back.
+        canonical: The canonical cells of what was handed in.
+        result: Its result.
+
+    Raises:
+        NoMark: A graded cell has no task in the result. Without a number it would get full marks.
+    """
+    outputs = {cell.cell_id: cell for cell in result.cells}
+    tasks = {task.name: task for task in result.tasks}
+    order = list(tasks)
+    for cell, ran in _matched(cells, canonical):
+        found = outputs.get(ran.cell_id) if ran else None
+        cell.execution_count = None
+        cell.outputs = [utils_output(output) for output in found.outputs] if found else []
+        if utils.is_grade(cell):
+            name = cell.metadata.nbgrader["grade_id"].removesuffix(CHECKS_SUFFIX)
+            if name not in tasks:
+                raise NoMark(f"no task {name} was graded for the cell {cell.metadata.nbgrader['grade_id']}")
+            cell.outputs = _grade_outputs(tasks[name], order, found)
+
+
+def utils_output(output: dict[str, Any]) -> Any:
+    """A plain output as nbformat's own type."""
+    from nbformat import from_dict
+
+    return from_dict(output)
+
+
+def _matched(cells: list[Any], canonical: Sequence[Cell]) -> Iterator[tuple[Any, Cell | None]]:
+    """Pair code cells with the canonical ones; cells that nbgrader put back have none."""
+    waiting = list(canonical)
+    for cell in cells:
+        if cell.cell_type != "code":
+            continue
+        if waiting and cell.source == waiting[0].source:
+            yield cell, waiting.pop(0)
+        else:
+            yield cell, None
+
+
+def _grade_outputs(task: TaskResult, order: Sequence[str], ran: CellResult | None) -> list[Any]:
+    """A graded cell's outputs: the mark first, as the number that nbgrader looks for, then the report.
+
+    An error or anything on stderr would make nbgrader give zero, and a result that is no number full marks: what the
+    visible checks showed is kept as plain display.
+    """
+    mark = {
+        "output_type": "execute_result", "execution_count": None, "metadata": {},
+        "data": {"text/plain": str(task.earned)},
+    }  # fmt: skip
+    shown = [_as_display(output) for output in (ran.outputs if ran else ())]
+    return [utils_output(output) for output in (mark, _display(task_report(task, order)), *shown)]
+
+
+def _display(text: str) -> dict[str, Any]:
+    return {"output_type": "display_data", "metadata": {}, "data": {"text/plain": text}}
+
+
+def _as_display(output: dict[str, Any]) -> dict[str, Any]:
+    if output["output_type"] == "stream":
+        return _display(output["text"])
+    if output["output_type"] == "error":
+        return _display("\n".join(output["traceback"]) or f"{output['ename']}: {output['evalue']}")
+    return output
+
+
+# recording
+
+
+def record(root: Path, course: Course, result: SubmissionResult) -> RecordedMark:
+    """Record a result in the gradebook, as `nbgrader autograde` does; manual marks and comments stay.
+
+    Raises:
+        NoMark: The result is a fault of ours, or nbgrader could not record it.
+    """
+    if result.verdict == Verdict.GRADER_FAULT:
+        raise NoMark(f"{result.student}: {result.reason}")
+    config = Config()
+    configure(config, root, course)
+    enter_assignment(root, course, result.assignment, config)
+    if any(task.checks for task in result.tasks):
+        _run_nbgrader(config, result)
+    else:
+        _record_refused(config, course, root, result)
+    return read_mark(root, course, result.assignment, result.student)
+
+
+def enter_assignment(root: Path, course: Course, assignment: str, config: Config) -> None:
+    """Make sure that the gradebook knows the assignment, which a fresh checkout's does not."""
+    with Gradebook(config.CourseDirectory.db_url, course.id) as gradebook:
+        try:
+            gradebook.find_notebook(assignment, assignment)
+            return
+        except MissingEntry:
+            pass
+    from autograder.release import release
+
+    release(root, course, [assignment])
+
+
+def _run_nbgrader(config: Config, result: SubmissionResult) -> None:
+    folder = CourseDirectory(config=config)
+    folder.assignment_id, folder.student_id = result.assignment, result.student
+    converter = Autograde(coursedir=folder, config=config)
+    converter.force = True
+    log = io.StringIO()
+    handler = logging.StreamHandler(log)
+    converter.log.addHandler(handler)
+    propagate, converter.log.propagate = converter.log.propagate, False
+    try:
+        converter.start()
+    except NbGraderException as error:
+        raise NoMark(f"nbgrader could not record {result.student}: {error}\n{log.getvalue().strip()}") from error
+    finally:
+        converter.log.removeHandler(handler)
+        converter.log.propagate = propagate
+
+
+def _record_refused(config: Config, course: Course, root: Path, result: SubmissionResult) -> None:
+    """Record a submission that nbgrader itself could not read: zero for each task, the reason as its comment."""
+    folder = CourseDirectory(config=config)
+    timestamp = folder.get_existing_timestamp(str(submission_folder(root, result.assignment, result.student)))
+    when = {"timestamp": timestamp} if timestamp else {}
+    with Gradebook(config.CourseDirectory.db_url, course.id) as gradebook:
+        gradebook.update_or_create_student(result.student)
+        submission = gradebook.update_or_create_submission(result.assignment, result.student, **when)
+        for notebook in submission.notebooks:
+            for grade in notebook.grades:
+                grade.auto_score = 0.0
+                grade.needs_manual_grade = grade.manual_score is not None
+            for comment in notebook.comments:
+                comment.auto_comment = result.reason
+        gradebook.db.commit()
+
+
+def read_mark(root: Path, course: Course, assignment: str, student: str) -> RecordedMark:
+    """What the gradebook holds for a submission.
+
+    Raises:
+        MissingEntry: Nothing is recorded.
+    """
+    config = Config()
+    configure(config, root, course)
+    with Gradebook(config.CourseDirectory.db_url, course.id) as gradebook:
+        notebook = gradebook.find_submission_notebook(assignment, assignment, student)
+        penalty = notebook.late_submission_penalty or 0.0
+        return RecordedMark(round(notebook.score - penalty, 2), notebook.max_score, penalty)

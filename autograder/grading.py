@@ -1,0 +1,101 @@
+"""Which result stands for a submission: the stored one while nothing that decided it has changed, else a new one."""
+
+import json
+import re
+from pathlib import Path
+
+from autograder.course import Course, CourseError
+from autograder.fingerprint import checks_digest, fingerprint
+from autograder.results import SubmissionResult, Verdict, load_result, result_path, save_result
+from autograder.submission import Submission, SubmissionFault, read_submission
+from autograder.worker import Worker, refused, resolve_device
+
+_STUDENT_ID = re.compile(r"[^\W_][\w.@+-]*")
+
+
+def check_student_id(student: str) -> str:
+    """A student's identifier, which becomes the name of folders and files.
+
+    Raises:
+        CourseError: It could be taken for something else.
+    """
+    if not _STUDENT_ID.fullmatch(student) or len(student) > 100:
+        raise CourseError(f"{student!r} cannot be a student's identifier: letters, digits and . _ @ + - make one.")
+    return student
+
+
+class Grader:
+    """Grades submissions of one assignment; the worker is started when the first one needs it."""
+
+    def __init__(self, root: Path, course: Course, assignment: str) -> None:
+        """Look at what is released.
+
+        Raises:
+            CourseError: There is no such assignment, or it was not released.
+        """
+        course.assignment(assignment)
+        self.root, self.course, self.assignment = root, course, assignment
+        released = root / "release" / assignment / f"{assignment}.ipynb"
+        if not released.is_file():
+            raise CourseError(f"{assignment} has not been released: run `course release {assignment}` first.")
+        self.points = _points(json.loads(released.read_bytes()))
+        self.device = resolve_device(course)
+        self.checks = checks_digest(root, assignment)
+        self._worker: Worker | None = None
+
+    @property
+    def worker(self) -> Worker:
+        """The warm worker, started at first use."""
+        if self._worker is None:
+            self._worker = Worker(self.root, self.assignment)
+        return self._worker
+
+    def grade(self, student: str, *, force: bool = False) -> SubmissionResult:
+        """The result of a student's submission, graded now unless the stored one still stands.
+
+        Args:
+            student: The student's identifier.
+            force: Grade even where nothing has changed.
+
+        Raises:
+            CourseError: That cannot be a student's identifier.
+            WorkerFailed: Nothing can be graded on this machine, and why.
+        """
+        path = result_path(self.root, self.assignment, check_student_id(student))
+        try:
+            submission = read_submission(self.root, self.assignment, student, self.course.limits.files_bytes)
+        except SubmissionFault as fault:
+            result = refused(self.assignment, student, self.points, str(fault))
+            save_result(path, result)
+            return result
+        stored = load_result(path)
+        if stored is not None and not force and self.stands(stored, submission):
+            return stored
+        result = self.worker.grade(student)
+        save_result(path, result)
+        return result
+
+    def stands(self, result: SubmissionResult, submission: Submission) -> bool:
+        """Whether a stored result is what grading the submission would find now."""
+        current = fingerprint(self.course, submission, self.checks, self.device, self.course.sandbox)
+        return result.verdict != Verdict.GRADER_FAULT and result.fingerprint == current
+
+    def close(self) -> None:
+        """End the worker, if it was started."""
+        if self._worker is not None:
+            self._worker.close()
+            self._worker = None
+
+    def __enter__(self) -> "Grader":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+def _points(notebook: dict[str, object]) -> dict[str, float]:
+    """Points of every task of a released notebook, in its order."""
+    cells = notebook["cells"]
+    assert isinstance(cells, list)
+    graded = [cell["metadata"]["nbgrader"] for cell in cells if cell["metadata"].get("nbgrader", {}).get("grade")]
+    return {settings["grade_id"].removesuffix("_checks"): float(settings["points"]) for settings in graded}
