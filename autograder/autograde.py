@@ -1,4 +1,4 @@
-"""One submission -> one `SubmissionResult`: run its cells in a room, then let every task's checks question a fork of it.
+"""One submission -> one `SubmissionResult`: its cells run in a room, then every task's checks question a fork of it.
 
 Nothing here touches the gradebook, so it may run anywhere, in any order and again.
 """
@@ -86,7 +86,8 @@ def autograde(
         run.start()
         by_task = {name: list(group) for name, group in groupby(checks, key=lambda check: check.task.name)}
         tasks = tuple(
-            TaskResult(name=name, points=worth, checks=run.task(by_task.get(name, []))) for name, worth in points.items()
+            TaskResult(name=name, points=worth, checks=run.task(by_task.get(name, [])))
+            for name, worth in points.items()
         )
     finally:
         run.close()

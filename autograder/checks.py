@@ -23,8 +23,8 @@ import torch
 from autograder.remote.client import Probe, Remote, Student, StudentError, fetch
 
 __all__ = [
-    "CheckFailure", "Probe", "Remote", "Student", "StudentError", "assert_close", "assert_dtype", "assert_shape", "check",
-    "fetch", "probe", "student_raises", "task",
+    "CheckFailure", "Probe", "Remote", "Student", "StudentError", "assert_close", "assert_dtype", "assert_shape",
+    "check", "fetch", "probe", "student_raises", "task",
 ]  # fmt: skip
 
 T = TypeVar("T")

@@ -4,17 +4,12 @@ Each command imports what it needs when it runs, so that help comes at once. Exp
 exit code: 1 for something that the instructor can put right, 2 for a command that is typed wrong.
 """
 
-import sys
 from collections.abc import Callable
 from functools import update_wrapper
 from pathlib import Path
 from typing import Any
 
 import click
-
-# jsonschema, under every notebook library, takes three seconds to import this checker of web addresses, if it is there.
-# No notebook of ours needs it.
-sys.modules.setdefault("rfc3987_syntax", None)  # type: ignore[arg-type]
 
 _names = click.argument("names", metavar="[NAME]...", nargs=-1)
 
@@ -131,9 +126,9 @@ def _report_stale(stale: list[str]) -> None:
 def grade(name: str, student: str | None, force: bool, as_json: bool) -> None:
     """Grade submissions of an assignment and record the marks in nbgrader's gradebook.
 
-    Reads submitted/STUDENT/NAME/NAME.ipynb, runs it in the sandbox, lets the hidden checks question it from outside, and
-    prints for every task which checks passed, a hint where one did not, and the mark. What has not changed since it was
-    graded is not graded again. Exits with 1 where a submission has no mark because grading failed.
+    Reads submitted/STUDENT/NAME/NAME.ipynb, runs it in the sandbox, lets the hidden checks question it from outside,
+    and prints for every task which checks passed, a hint where one did not, and the mark. What has not changed since it
+    was graded is not graded again. Exits with 1 where a submission has no mark because grading failed.
 
     \b
     Example:

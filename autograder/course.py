@@ -55,8 +55,8 @@ class LatePolicy(_Settings):
 class Limits(_Settings):
     """What one submission may use. Seconds are CPU seconds, so that a mark does not depend on a busy machine."""
 
-    cell_seconds: Annotated[float, Field(gt=0, le=86_400)] = 20.0
-    check_seconds: Annotated[float, Field(gt=0, le=86_400)] = 10.0
+    cell_seconds: Annotated[float, Field(gt=0, le=86_400)] = 10.0
+    check_seconds: Annotated[float, Field(gt=0, le=86_400)] = 5.0
     submission_seconds: Annotated[float, Field(gt=0, le=86_400)] = 300.0
     wall_factor: Annotated[float, Field(ge=1, le=1000)] = 6.0
     """The backstop on the wall clock, as a multiple of each CPU limit: it ends what sleeps instead of computing."""

@@ -46,9 +46,7 @@ def versions() -> dict[str, str]:
     return found
 
 
-def fingerprint(
-    course: Course, submission: Submission, checks: str, device: str, sandbox: str
-) -> str:
+def fingerprint(course: Course, submission: Submission, checks: str, device: str, sandbox: str) -> str:
     """Hash of the canonical submission, checks, limits, sandbox, device, versions, seed and this package."""
     parts = [
         submission.digest(), checks, course.limits.model_dump(), course.seed, device, sandbox, versions(),

@@ -1,8 +1,8 @@
 """Records results through nbgrader, whose gradebook, late penalties, manual marks and feedback stay its own.
 
 `RunChecks` stands where nbgrader has Execute, which would run the checks in the student's own kernel: it takes the
-submission's result, grading it now where there is none that still stands, and writes it into the notebook in the form in
-which nbgrader reads marks. So `course grade`, `nbgrader autograde` and the formgrader's button give the same marks.
+submission's result, grading it now where there is none that still stands, and writes it into the notebook in the form
+in which nbgrader reads marks. So `course grade`, `nbgrader autograde` and the formgrader's button give the same marks.
 """
 
 import atexit

@@ -17,7 +17,7 @@ _IMAGES = {"image/png": b"\x89PNG\r\n\x1a\n", "image/jpeg": b"\xff\xd8\xff"}
 
 
 def plain_text(text: Any) -> str:
-    """Text without terminal codes, control or direction-changing characters; what a carriage return overwrote is gone."""
+    """Text without terminal codes, control or direction-changing characters, nor what a carriage return overwrote."""
     text = "".join(map(str, text)) if isinstance(text, list) else str(text)
     text = _ANSI.sub("", text).replace("\r\n", "\n")
     if "\r" in text:

@@ -23,7 +23,7 @@ from autograder.remote.client import loopback
 
 Connect = Callable[[], Student]
 CONNECT = pytest.StashKey[Connect]()
-EXCEPTION = pytest.StashKey[BaseException]()
+EXCEPTION = pytest.StashKey[BaseException | None]()
 CHECKS_FOLDER = ("tests", "checks")
 
 
@@ -122,7 +122,7 @@ class Outcome:
 def run_check(check: Check) -> Outcome:
     """Run one collected item through pytest's own protocol."""
     item = check.item
-    item.stash[EXCEPTION] = None  # type: ignore[assignment]
+    item.stash[EXCEPTION] = None
     reports = runtestprotocol(item, log=False, nextitem=None)
     failed = [report for report in reports if report.failed]
     calls = [report for report in reports if report.when == "call"]

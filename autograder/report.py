@@ -17,7 +17,9 @@ def task_report(task: TaskResult, order: Sequence[str]) -> str:
     if not task.checks:
         return f"{task.name}: not checked, 0 of {task.points:g} points"
     passed = sum(check.passed for check in task.checks)
-    head = f"{task.name}: {passed} of {len(task.checks)} hidden checks passed, {task.earned:g} of {task.points:g} points"
+    head = (
+        f"{task.name}: {passed} of {len(task.checks)} hidden checks passed, {task.earned:g} of {task.points:g} points"
+    )
     return "\n".join([head, *(line for check in task.checks for line in _check_lines(check, order))])
 
 

@@ -78,7 +78,7 @@ class SubmissionResult(_Record):
     tasks: tuple[TaskResult, ...] = ()
     cells: tuple[CellResult, ...] = ()
     fingerprint: str = ""
-    """Hash of the canonical cells, files, checks, limits, sandbox, device, versions and seed that decided the result."""
+    """Hash of everything that decided the result (see `autograder.fingerprint`)."""
     sandbox: str = ""
     device: str = ""
     seed: int = 0

@@ -89,12 +89,15 @@ def read_submission(root: Path, assignment: str, student: str, files_bytes: int)
         files, left_out = _read_files(folder, assignment, files_bytes)
     except FileNotFoundError:
         raise SubmissionFault(f"there is no notebook {assignment}.ipynb in the submission") from None
-    released = root / "release" / assignment
-    cells = canonical_cells(notebook, json.loads((released / f"{assignment}.ipynb").read_bytes()))
-    for path in sorted(released.iterdir()):
-        if path.is_file() and path.suffix != ".ipynb":
-            files[path.name] = path.read_bytes()
-    return Submission(assignment, student, cells, files, left_out)
+    released = json.loads((root / "release" / assignment / f"{assignment}.ipynb").read_bytes())
+    files |= released_files(root, assignment)
+    return Submission(assignment, student, canonical_cells(notebook, released), files, left_out)
+
+
+def released_files(root: Path, assignment: str) -> dict[str, bytes]:
+    """The files that were released beside the notebook, such as the helper of the visible checks."""
+    folder = root / "release" / assignment
+    return {path.name: path.read_bytes() for path in folder.iterdir() if path.is_file() and path.suffix != ".ipynb"}
 
 
 def parse_notebook(data: bytes) -> dict[str, Any]:
@@ -120,6 +123,7 @@ def parse_notebook(data: bytes) -> dict[str, Any]:
     for number, cell in enumerate(cells, start=1):
         if not isinstance(cell, dict) or not isinstance(_text(cell.get("source", "")), str):
             raise SubmissionFault(f"cell {number} of the notebook is malformed")
+    assert isinstance(notebook, dict)
     return notebook
 
 

@@ -25,7 +25,7 @@ from typing import Any
 from autograder.course import Course, CourseError, load_course
 from autograder.fingerprint import checks_digest, fingerprint, versions
 from autograder.results import SubmissionResult, TaskResult, Verdict
-from autograder.submission import Submission, SubmissionFault, canonical_cells, read_submission
+from autograder.submission import Submission, SubmissionFault, canonical_cells, read_submission, released_files
 
 START_SECONDS = 180.0
 REFERENCE = "reference"
@@ -42,7 +42,9 @@ def resolve_device(course: Course) -> str:
         CourseError: The course asks for one that is not supported.
     """
     if course.device == "cuda":
-        raise CourseError('device="cuda" in course_config.py: grading on a GPU is not supported yet; use "auto" or "cpu"')
+        raise CourseError(
+            'device="cuda" in course_config.py: grading on a GPU is not supported yet; use "auto" or "cpu"'
+        )
     return "cpu"
 
 
@@ -72,7 +74,7 @@ class Worker:
                 pass_fds=(theirs.fileno(),), stdin=subprocess.DEVNULL, stdout=self.log, stderr=self.log,
                 env=environment, start_new_session=True,
             )  # fmt: skip
-        self.reference: SubmissionResult | None = None
+        self.ready = False
 
     def wait(self) -> None:
         """Wait until submissions can be graded.
@@ -80,12 +82,12 @@ class Worker:
         Raises:
             WorkerFailed: They cannot be, and why.
         """
-        if self.reference is not None:
+        if self.ready:
             return
         if not select.select([self.control], [], [], START_SECONDS)[0]:
             raise WorkerFailed(f"the grading process was not ready within {START_SECONDS:.0f} s")
         try:
-            packet = self.control.recv(2**20)
+            packet = self.control.recv(2**18)
         except ConnectionError:
             packet = b""
         message = json.loads(packet) if packet else {}
@@ -93,8 +95,7 @@ class Worker:
             self.log.seek(0)
             said = self.log.read()[-4000:].decode(errors="replace")
             raise WorkerFailed(message.get("error") or f"the grading process ended while starting:\n{said}")
-        self.reference = SubmissionResult.model_validate_json(Path(message["ready"]).read_bytes())
-        Path(message["ready"]).unlink()
+        self.ready = True
 
     def grade(self, student: str) -> SubmissionResult:
         """Grade one student's submission; a fault of ours is tried again once before it is the result."""
@@ -181,7 +182,9 @@ def _serve(control: socket.socket, root: Path, assignment: str, *, nested: bool)
         if host.error is not None:
             raise host.error
         if not host.served:
-            raise GraderFailed(f"the hidden checks in {file} cannot be collected (pytest: {status!r})\n{host.complaints}")
+            raise GraderFailed(
+                f"the hidden checks in {file} cannot be collected (pytest: {status!r})\n{host.complaints}"
+            )
 
 
 class _Host:
@@ -209,10 +212,10 @@ class _Host:
         return True
 
     def _serve(self, items: list[Any]) -> None:
-        from autograder.autograde import GraderFailed, Pace, autograde, collected_checks, points_of
-        from autograder.authoring import read_script, solved_notebook
-
         import torch
+
+        from autograder.authoring import read_script, solved_notebook
+        from autograder.autograde import GraderFailed, Pace, autograde, collected_checks, points_of
 
         torch.set_num_threads(1)
         device = resolve_device(self.course)
@@ -228,68 +231,81 @@ class _Host:
                 fingerprint=fingerprint(self.course, submission, digest, device, self.course.sandbox), pace=pace,
             )  # fmt: skip
 
-        solved = solved_notebook(read_script(self.root / "solutions" / f"{self.assignment}.py"))
-        helper = {path.name: path.read_bytes() for path in (self.root / "solutions").glob("expect.py")}
-        cells = canonical_cells(json.loads(json.dumps(solved)), released)
-        reference = Submission(self.assignment, REFERENCE, cells, helper)
-        first = _read_all(_fork(lambda: grade(reference, Pace()), REFERENCE, self.assignment, points, ()))
-        result = SubmissionResult.model_validate_json(first)
-        if result.verdict != Verdict.GRADED or result.score != result.max_score:
-            raise GraderFailed(_why_not_full(result))
-        with tempfile.NamedTemporaryFile(delete=False) as file:
-            file.write(first)
-        self.control.send(json.dumps({"ready": file.name}).encode())
-        pace = Pace.of(result)
+        def grade_reference() -> SubmissionResult:
+            solved = solved_notebook(read_script(self.root / "solutions" / f"{self.assignment}.py"))
+            cells = canonical_cells(json.loads(json.dumps(solved)), released)
+            return grade(
+                Submission(self.assignment, REFERENCE, cells, released_files(self.root, self.assignment)), Pace()
+            )
 
         def grade_student(student: str) -> SubmissionResult:
             submission = read_submission(self.root, self.assignment, student, self.course.limits.files_bytes)
             return grade(submission, pace)
 
+        job = _Job(self.assignment, points)
+        reference = job.run_and_wait(REFERENCE, grade_reference)
+        if reference.verdict != Verdict.GRADED or reference.score != reference.max_score:
+            raise GraderFailed(_why_not_full(reference))
+        pace = Pace.of(reference)
+        self.control.send(json.dumps({"ready": True}).encode())
         while True:
             packet, descriptors, _, _ = socket.recv_fds(self.control, 2**16, 1)
             if not packet:
                 return
-            with contextlib.suppress(ChildProcessError):
-                while os.waitpid(-1, os.WNOHANG)[0]:
-                    pass
             student = json.loads(packet)["student"]
-            reply = socket.socket(fileno=descriptors[0])
-            reply_to = _fork(
-                lambda student=student: grade_student(student), student, self.assignment, points, (self.control,), reply
-            )
-            reply_to.close()
+            with socket.socket(fileno=descriptors[0]) as reply:
+                job.run(student, lambda student=student: grade_student(student), reply, not_for_child=self.control)  # type: ignore[misc]
 
 
-def _fork(
-    job: Callable[[], SubmissionResult],
-    student: str,
-    assignment: str,
-    points: dict[str, float],
-    close: tuple[socket.socket, ...],
-    reply: socket.socket | None = None,
-) -> socket.socket:
-    """Run a job in a forked child, which sends its result as JSON; the socket to read it from, or the one it uses."""
-    mine, theirs = socket.socketpair() if reply is None else (reply, reply)
-    if os.fork():
-        if reply is None:
-            theirs.close()
-        return mine
-    ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG: a worker that dies takes its children along
-    for other in close:
-        other.close()
-    result = SubmissionResult(assignment=assignment, student=student, verdict=Verdict.GRADER_FAULT)
-    try:
-        result = job()
-    except SubmissionFault as fault:
-        result = refused(assignment, student, points, str(fault))
-    except BaseException as error:
-        result = result.model_copy(
-            update={"reason": f"{type(error).__name__}: {error}"[:4000], "versions": versions()}
-        )
-        traceback.print_exc()
-    with contextlib.suppress(OSError):
-        theirs.sendall(result.model_dump_json().encode())
-    os._exit(0)
+class _Job:
+    """Grades in forked children, each of which sends its result as JSON and ends."""
+
+    def __init__(self, assignment: str, points: dict[str, float]) -> None:
+        self.assignment, self.points = assignment, points
+
+    def run(
+        self,
+        student: str,
+        grade: Callable[[], SubmissionResult],
+        reply: socket.socket,
+        not_for_child: socket.socket | None = None,
+    ) -> None:
+        """Grade in a child, which sends the result to `reply`."""
+        with contextlib.suppress(ChildProcessError):
+            while os.waitpid(-1, os.WNOHANG)[0]:
+                pass
+        if os.fork():
+            return
+        ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG: a worker that dies takes its children along
+        if not_for_child is not None:
+            not_for_child.close()
+        try:
+            reply.sendall(self._result(student, grade).model_dump_json().encode())
+        finally:
+            os._exit(0)
+
+    def run_and_wait(self, student: str, grade: Callable[[], SubmissionResult]) -> SubmissionResult:
+        """Grade in a child and wait for the result."""
+        mine, theirs = socket.socketpair()
+        with mine:
+            with theirs:
+                self.run(student, grade, theirs)
+            data = bytearray()
+            while part := mine.recv(2**20):
+                data += part
+        return SubmissionResult.model_validate_json(bytes(data))
+
+    def _result(self, student: str, grade: Callable[[], SubmissionResult]) -> SubmissionResult:
+        try:
+            return grade()
+        except SubmissionFault as fault:
+            return refused(self.assignment, student, self.points, str(fault))
+        except BaseException as error:
+            traceback.print_exc()
+            return SubmissionResult(
+                assignment=self.assignment, student=student, verdict=Verdict.GRADER_FAULT,
+                reason=f"{type(error).__name__}: {error}"[:4000], versions=versions(),
+            )  # fmt: skip
 
 
 def refused(assignment: str, student: str, points: dict[str, float], reason: str) -> SubmissionResult:
@@ -299,14 +315,6 @@ def refused(assignment: str, student: str, points: dict[str, float], reason: str
         assignment=assignment, student=student, verdict=Verdict.STUDENT_FAULT, reason=reason, tasks=tasks,
         versions=versions(),
     )  # fmt: skip
-
-
-def _read_all(reply: socket.socket) -> bytes:
-    data = bytearray()
-    with reply:
-        while part := reply.recv(2**20):
-            data += part
-    return bytes(data)
 
 
 def _why_not_full(result: SubmissionResult) -> str:

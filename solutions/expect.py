@@ -29,7 +29,6 @@ def expect_close(
     Raises:
         AssertionError: The result is not the expected one; the message shows both.
     """
-    __tracebackhide__ = True  # the reader wants the line of the notebook, not this file
     if atol is None and rtol is None:
         atol = rtol = ROUNDING
     wanted = _as_tensor(expected)
@@ -51,8 +50,9 @@ def expect_close(
             print(f"ok: {sentence}")
             return
         remark = _first_difference(came, wanted, wrong)
-    lines = [sentence, f"  expected: {_describe(expected)}", f"  came:     {_describe(actual)}", f"  {remark}"]
-    raise AssertionError("\n".join(line for line in lines if line.strip()))
+    lines = [sentence, f"  expected: {_describe(expected)}", f"  came:     {_describe(actual)}"]
+    message = "\n".join([*lines, f"  {remark}"] if remark else lines)
+    raise AssertionError(message)
 
 
 def _as_tensor(value: object) -> Tensor | None:
@@ -60,7 +60,10 @@ def _as_tensor(value: object) -> Tensor | None:
     if value is None or isinstance(value, (str, bytes)) or callable(value):
         return None
     try:
-        tensor = torch.as_tensor(value).detach().cpu().to_dense()
+        tensor = torch.as_tensor(value)
+        if tensor.is_floating_point() and not isinstance(value, Tensor):
+            tensor = torch.as_tensor(value, dtype=torch.float64)  # a Python number is more precise than float32
+        tensor = tensor.detach().cpu().to_dense()
         return tensor.to(torch.complex128 if tensor.is_complex() else torch.float64)
     except Exception:  # whatever a student returns, the message must still come
         return None

@@ -11,7 +11,7 @@
 #
 # All four come from one question: *how long a message do you need to tell someone what happened?* You will answer it
 # for discrete distributions, for densities with a closed form, for densities you can only evaluate, and for densities
-# you can only sample. Every later assignment leans on one of these answers.
+# you can only sample. Most later assignments lean on one of these answers.
 #
 # **Conventions.** They hold in all eight tasks.
 #
@@ -432,9 +432,12 @@ expect_close(gaussian_kl(three, one, zero, one), 4.5, "Three standard deviations
 # the right-hand map, with $m$ and $s$ from its encoder; notice how gently it lets $s$ shrink.
 
 # %% tags=["demo"]
+from matplotlib.colors import LogNorm
+
 means, widths = torch.meshgrid(torch.linspace(-3, 3, 121), torch.linspace(0.15, 3, 115), indexing="xy")
 origin, unit = torch.zeros_like(means), torch.ones_like(means)
 levels = [0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10, 20, 50, 100, 200]
+norm = LogNorm(levels[0], levels[-1])
 panels = {
     r"$D(\mathcal{N}(0,1)\,\|\,\mathcal{N}(m,s^2))$": gaussian_kl(origin, unit, means, widths).clamp(min=1e-3),
     r"$D(\mathcal{N}(m,s^2)\,\|\,\mathcal{N}(0,1))$": gaussian_kl(means, widths, origin, unit).clamp(min=1e-3),
@@ -442,7 +445,6 @@ panels = {
 
 figure, both = plt.subplots(1, 2, figsize=(10, 3.8), sharey=True, layout="constrained")
 for axes, (title, divergence) in zip(both, panels.items(), strict=True):
-    norm = plt.matplotlib.colors.LogNorm(levels[0], levels[-1])
     filled = axes.contourf(means, widths, divergence, levels=levels, norm=norm, cmap="viridis_r", extend="both")
     lines = axes.contour(means, widths, divergence, levels=levels, colors="black", linewidths=0.4)
     axes.clabel(lines, levels=[0.1, 0.5, 2, 10, 50], fontsize=8)
@@ -465,8 +467,8 @@ plt.show()
 # truth, and by the central limit theorem the truth is within two standard errors in about 95 of 100 runs. A hundred
 # times the work buys one more digit.
 #
-# Stay with logarithms to the end. In a few hundred dimensions $p(x)$ itself is often zero in floating point while
-# $\ln p(x)$ is an ordinary number such as $-2000$. And take the randomness from the generator you are given, so that a
+# Stay with logarithms to the end. In a thousand dimensions $p(x)$ itself is often zero in floating point while
+# $\ln p(x)$ is an ordinary number such as $-1400$. And take the randomness from the generator you are given, so that a
 # run can be repeated.
 #
 # **Task 6 · `monte_carlo_kl` · 3 points · 30 minutes**

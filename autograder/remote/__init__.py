@@ -1,1 +1,1 @@
-"""How trusted checks call student code: what may cross (`wire`), who answers there (`server`), who asks here (`client`)."""
+"""How trusted checks call student code: what may cross (`wire`), who answers (`server`, `cells`) and asks (`client`)."""

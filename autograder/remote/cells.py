@@ -6,7 +6,6 @@ descriptors 1 and 2 goes to a file and is added when the cell ends.
 This file enters the sandbox: it imports nothing else of ours but `server`'s naming of cells.
 """
 
-import contextlib
 import io
 import json
 import os
@@ -115,7 +114,9 @@ class _Stream(io.TextIOBase):
 
 
 class _Publisher(DisplayPublisher):
-    def publish(self, data: Any, metadata: Any = None, *, transient: Any = None, update: bool = False, **_: Any) -> None:
+    def publish(
+        self, data: Any, metadata: Any = None, *, transient: Any = None, update: bool = False, **_: Any
+    ) -> None:
         display_id = (transient or {}).get("display_id")
         if update and display_id:
             RECORDER.update(data, metadata or {}, display_id)

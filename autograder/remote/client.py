@@ -50,8 +50,8 @@ class Probe:
         extra = undeclared_names(self.source)
         if extra:
             raise ValueError(
-                f"probe `{self.name}` names {', '.join(sorted(extra))}: a probe crosses into the sandbox as source text "
-                "and may name only its parameters, its locals, builtins, torch and math. Pass other values as arguments."
+                f"probe `{self.name}` names {', '.join(sorted(extra))}: a probe crosses into the sandbox as source "
+                "text and may name only its parameters, its locals, builtins, torch and math. Pass the rest as arguments."
             )
         self._function = compile_function(self.name, self.source)
 

@@ -1,7 +1,7 @@
 """Answers, beside the student's code, what the trusted checks ask: call this function, run this probe, run this cell.
 
-One `Server` fronts one namespace. In a submission it sits at the end of a socket in the sandbox; under plain `pytest` it
-fronts the reference solution in the same process. Either way each question and each answer is a frame of `wire`.
+One `Server` fronts one namespace. In a submission it sits at the end of a socket in the sandbox; under plain `pytest`
+it fronts the reference solution in the same process. Either way each question and each answer is a frame of `wire`.
 
 This file enters the sandbox: it imports nothing else of ours but `wire`.
 """

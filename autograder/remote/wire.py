@@ -1,4 +1,4 @@
-"""What may cross between trusted checks and student code: data, in length-prefixed frames of strict JSON plus raw tensor bytes.
+"""What may cross between trusted checks and student code: data, in frames of strict JSON plus raw tensor bytes.
 
 Both sides speak this format; the trusted side treats every byte from the other as hostile. Nothing is ever unpickled
 or evaluated: a frame is checked against the limits below before anything is built from it, and what is built is fresh
@@ -116,7 +116,12 @@ class Encoder:
         # Views of one storage, conjugated, negated and non-contiguous tensors are right answers too.
         plain = value.detach().cpu().resolve_conj().resolve_neg().contiguous().clone()
         self.append(plain.reshape(-1).view(torch.uint8).numpy().tobytes())
-        return {"t": "tensor", "dtype": DTYPE_NAMES[value.dtype], "shape": list(value.shape), "device": str(value.device)}
+        return {
+            "t": "tensor",
+            "dtype": DTYPE_NAMES[value.dtype],
+            "shape": list(value.shape),
+            "device": str(value.device),
+        }
 
     def _array(self, value: Any, tag: str, depth: int) -> JsonValue:
         if value.dtype.name not in NUMPY_DTYPES or value.ndim > MAX_DIMENSIONS:

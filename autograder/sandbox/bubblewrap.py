@@ -28,7 +28,7 @@ ENVIRONMENT = {
     "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", "NUMEXPR_NUM_THREADS": "1",
 }  # fmt: skip
 
-# Runs as root: bind what must be readable under a folder of this mount namespace only, then become nobody in particular.
+# Runs as root: bind what must be readable into a folder that only this mount namespace has, then give up being root.
 _STAGE = """
 set -e
 stage=$1 user=$2; shift 2
@@ -148,8 +148,8 @@ def arguments(walls: Walls, sources: list[str]) -> list[str]:
             result += ["--symlink", str(path.readlink()), str(path)]
         elif path.is_dir():
             result += ["--ro-bind", str(path), str(path)]
-    for path in ("/etc/ld.so.cache", "/etc/ld.so.conf", "/etc/ld.so.conf.d", "/etc/alternatives", "/etc/localtime"):
-        result += ["--ro-bind-try", path, path]
+    for file in ("/etc/ld.so.cache", "/etc/ld.so.conf", "/etc/ld.so.conf.d", "/etc/alternatives", "/etc/localtime"):
+        result += ["--ro-bind-try", file, file]
     result += ["--proc", "/proc", "--dev", "/dev"]
     size = str(walls.files_bytes)
     for folder in ("/tmp", HOME, "/dev/shm"):

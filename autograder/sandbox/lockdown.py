@@ -1,4 +1,4 @@
-"""What a submission's process gives up before student code runs: capabilities, new privileges, most system calls, resources.
+"""What a submission's process gives up before student code runs: privileges, dangerous system calls, resources.
 
 This file enters the sandbox: it imports nothing else of ours. The constants are Linux's own (`linux/seccomp.h`,
 `linux/audit.h`, `linux/prctl.h`, `linux/capability.h` and the system call tables).
@@ -15,9 +15,7 @@ _libc = ctypes.CDLL(None, use_errno=True)
 
 CLONE_NEWNS, CLONE_NEWCGROUP, CLONE_NEWUTS, CLONE_NEWIPC = 0x20000, 0x2000000, 0x4000000, 0x8000000
 CLONE_NEWUSER, CLONE_NEWPID, CLONE_NEWNET, CLONE_NEWTIME = 0x10000000, 0x20000000, 0x40000000, 0x80
-_CLONE_NEW = (
-    CLONE_NEWNS | CLONE_NEWCGROUP | CLONE_NEWUTS | CLONE_NEWIPC | CLONE_NEWUSER | CLONE_NEWPID | CLONE_NEWNET
-)
+_CLONE_NEW = CLONE_NEWNS | CLONE_NEWCGROUP | CLONE_NEWUTS | CLONE_NEWIPC | CLONE_NEWUSER | CLONE_NEWPID | CLONE_NEWNET
 
 _PR_SET_DUMPABLE, _PR_SET_SECCOMP, _PR_SET_NO_NEW_PRIVS = 4, 22, 38
 _SECCOMP_MODE_FILTER = 2

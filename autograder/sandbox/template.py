@@ -23,8 +23,8 @@ from typing import Any
 
 HOME, SHARED_MEMORY, TEMPORARY = "/home/student", "/dev/shm", "/tmp"
 PRELOAD = (
-    "numpy", "torch", "torch.nn.functional", "torch.distributions", "matplotlib", "matplotlib.pyplot", "sklearn.datasets",
-    "sklearn.metrics", "tqdm.auto", "IPython",
+    "numpy", "torch", "torch.nn.functional", "torch.distributions", "matplotlib", "matplotlib.pyplot",
+    "sklearn.datasets", "sklearn.metrics", "tqdm.auto", "IPython",
 )  # fmt: skip
 TICK = os.sysconf("SC_CLK_TCK")
 PAGE = os.sysconf("SC_PAGE_SIZE")
@@ -77,12 +77,12 @@ def warm_up() -> Any:
     figure, axes = plt.subplots()
     axes.plot([0, 1], label="$x^2$")
     axes.legend()
-    with open(os.devnull, "wb") as nowhere:  # noqa: PTH123
+    with open(os.devnull, "wb") as nowhere:
         figure.savefig(nowhere, format="png")
     plt.close(figure)
     # One backward pass and one draw of each kind load the libraries that torch opens late.
     (torch.ones(2, 2, requires_grad=True) @ torch.ones(2, 2)).sum().backward()  # type: ignore[no-untyped-call]
-    torch.distributions.Normal(0.0, 1.0).sample()
+    torch.distributions.Normal(0.0, 1.0).sample()  # type: ignore[no-untyped-call]
     return cells
 
 
@@ -113,9 +113,7 @@ def enter_namespaces(request: dict[str, Any]) -> None:
     from autograder.sandbox import lockdown
 
     user, group = os.getuid(), os.getgid()
-    lockdown.unshare(
-        lockdown.CLONE_NEWUSER | lockdown.CLONE_NEWNS | lockdown.CLONE_NEWPID | lockdown.CLONE_NEWIPC
-    )
+    lockdown.unshare(lockdown.CLONE_NEWUSER | lockdown.CLONE_NEWNS | lockdown.CLONE_NEWPID | lockdown.CLONE_NEWIPC)
     Path("/proc/self/setgroups").write_text("deny")
     Path("/proc/self/uid_map").write_text(f"{user} {user} 1")
     Path("/proc/self/gid_map").write_text(f"{group} {group} 1")
