@@ -20,6 +20,7 @@ from _pytest.runner import runtestprotocol
 from autograder.authoring import load_solution
 from autograder.checks import CheckFailure, CheckInfo, Student, StudentError, TaskInfo
 from autograder.remote.client import loopback
+from autograder.remote.server import UNREADABLE, seed_torch
 
 Connect = Callable[[], Student]
 CONNECT = pytest.StashKey[Connect]()
@@ -78,7 +79,7 @@ def student(request: pytest.FixtureRequest) -> Iterator[Student]:
     connect = request.config.stash.get(CONNECT, None)
     student = connect() if connect else _reference(request.path)
     seed = seed_of(request.node, request.config.getoption("--checks-seed"))
-    torch.manual_seed(seed)
+    seed_torch(seed)
     student._request("begin", seed=seed)
     yield student
 
@@ -138,6 +139,8 @@ def safe_cause(exception: BaseException | None) -> str:
     """What a student may read about why a check failed; an error of their own code is described by the caller."""
     if isinstance(exception, CheckFailure):
         return exception.cause
+    if isinstance(exception, StudentError) and exception.kind == UNREADABLE:
+        return "what your code returned cannot be read: it is too large, nested too deeply, or not a value"
     if isinstance(exception, StudentError):
         return f"{exception.kind} was raised in your code"
     if isinstance(exception, AssertionError):

@@ -9,6 +9,7 @@ earlier one left and a crash in one is no concern of the others. The grader itse
 
 import contextlib
 import ctypes
+import functools
 import json
 import os
 import select
@@ -20,14 +21,22 @@ import tempfile
 import traceback
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from autograder.course import Course, CourseError, load_course
 from autograder.fingerprint import checks_digest, fingerprint, versions
 from autograder.results import SubmissionResult, TaskResult, Verdict
 from autograder.submission import Submission, SubmissionFault, canonical_cells, read_submission, released_files
 
+if TYPE_CHECKING:
+    from autograder.sandbox.room import Sandbox
+
 START_SECONDS = 180.0
+CHECKS_ENVIRONMENT = {
+    "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1", "PYTEST_ADDOPTS": "", "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1",
+    "MKL_NUM_THREADS": "1",
+}  # fmt: skip
+"""What a process that replays checks must find in its environment (see `autograder.replay`)."""
 REFERENCE = "reference"
 
 
@@ -63,11 +72,7 @@ class Worker:
         self.control, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         self.log = tempfile.TemporaryFile()  # noqa: SIM115 - closed by `close`
         settings = {"root": str(root), "assignment": assignment, "nested": nested}
-        environment = {
-            **os.environ, "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1", "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1",
-            "MKL_NUM_THREADS": "1",
-        }  # fmt: skip
-        environment.pop("PYTEST_ADDOPTS", None)
+        environment = {**os.environ, **CHECKS_ENVIRONMENT}
         with theirs:
             self.process = subprocess.Popen(
                 [sys.executable, "-m", "autograder.worker", str(theirs.fileno()), json.dumps(settings)],
@@ -162,102 +167,60 @@ def _serve(control: socket.socket, root: Path, assignment: str, *, nested: bool)
     course = load_course(root)
     with Sandbox(course.sandbox, course.limits, root, nested=nested) as sandbox:
         # The sandbox warms up in its own process while this one imports torch and collects the checks.
-        import pytest
+        from autograder.replay import with_checks
 
-        from autograder.autograde import GraderFailed
-
-        host = _Host(control, sandbox, course, root, assignment)
-        file = root / "tests" / "checks" / f"test_{assignment}.py"
-        with tempfile.NamedTemporaryFile("w", suffix=".ini") as settings:
-            settings.write("[pytest]\n")
-            settings.flush()
-            status = pytest.main(
-                [
-                    "-c", settings.name, "--rootdir", str(root), "--noconftest", "--import-mode=importlib", "-q", "-s",
-                    "--tb=short", "-p", "no:cacheprovider", "-p", "no:unraisableexception", "-p", "no:threadexception",
-                    "-p", "autograder.plugin", f"--checks-seed={course.seed}", str(file),
-                ],
-                plugins=[host],
-            )  # fmt: skip
-        if host.error is not None:
-            raise host.error
-        if not host.served:
-            raise GraderFailed(
-                f"the hidden checks in {file} cannot be collected (pytest: {status!r})\n{host.complaints}"
-            )
+        with_checks(
+            root, assignment, lambda items: _answer(control, sandbox, course, root, assignment, items), seed=course.seed
+        )
 
 
-class _Host:
-    """The pytest plugin that, instead of running the collected items, serves submissions."""
+def _answer(
+    control: socket.socket, sandbox: "Sandbox", course: Course, root: Path, assignment: str, items: list[Any]
+) -> None:
+    """Grade the reference, then whatever the grader asks for, with the collected items."""
+    import torch
 
-    def __init__(self, control: socket.socket, sandbox: Any, course: Course, root: Path, assignment: str) -> None:
-        self.control, self.sandbox, self.course, self.root, self.assignment = control, sandbox, course, root, assignment
-        self.served = False
-        self.error: Exception | None = None
-        self.complaints = ""
+    from autograder.authoring import read_script, solved_notebook
+    from autograder.autograde import GraderFailed, Pace, autograde, collected_checks, points_of
 
-    def pytest_collectreport(self, report: Any) -> None:
-        """Keep what stopped the collection."""
-        if report.failed:
-            self.complaints += f"{report.longreprtext}\n"
+    torch.set_num_threads(1)
+    device = resolve_device(course)
+    released = json.loads((root / "release" / assignment / f"{assignment}.ipynb").read_bytes())
+    points = points_of(course.assignment(assignment), released)
+    checks = collected_checks(items, points)
+    digest = checks_digest(root, assignment)
+    sandbox.wait()
 
-    def pytest_runtestloop(self, session: Any) -> bool:
-        """Serve submissions with the collected items."""
-        if not session.testsfailed:
-            self.served = True
-            try:
-                self._serve(session.items)
-            except Exception as error:  # pytest would bury it in its own report
-                self.error = error
-        return True
+    def grade(submission: Submission, pace: Pace) -> SubmissionResult:
+        return autograde(
+            submission, checks, sandbox, course.limits, points, device=device, seed=course.seed,
+            fingerprint=fingerprint(course, submission, digest, device, course.sandbox), pace=pace,
+        )  # fmt: skip
 
-    def _serve(self, items: list[Any]) -> None:
-        import torch
+    def grade_reference() -> SubmissionResult:
+        solved = json.loads(json.dumps(solved_notebook(read_script(root / "solutions" / f"{assignment}.py"))))
+        cells = canonical_cells(solved, released)
+        return grade(Submission(assignment, REFERENCE, cells, released_files(root, assignment)), Pace())
 
-        from autograder.authoring import read_script, solved_notebook
-        from autograder.autograde import GraderFailed, Pace, autograde, collected_checks, points_of
+    def grade_student(student: str) -> SubmissionResult:
+        return grade(read_submission(root, assignment, student, course.limits.files_bytes), pace)
 
-        torch.set_num_threads(1)
-        device = resolve_device(self.course)
-        released = json.loads((self.root / "release" / self.assignment / f"{self.assignment}.ipynb").read_bytes())
-        points = points_of(self.course.assignment(self.assignment), released)
-        checks = collected_checks(items, points)
-        digest = checks_digest(self.root, self.assignment)
-        self.sandbox.wait()
-
-        def grade(submission: Submission, pace: Pace) -> SubmissionResult:
-            return autograde(
-                submission, checks, self.sandbox, self.course.limits, points, device=device, seed=self.course.seed,
-                fingerprint=fingerprint(self.course, submission, digest, device, self.course.sandbox), pace=pace,
-            )  # fmt: skip
-
-        def grade_reference() -> SubmissionResult:
-            solved = solved_notebook(read_script(self.root / "solutions" / f"{self.assignment}.py"))
-            cells = canonical_cells(json.loads(json.dumps(solved)), released)
-            return grade(
-                Submission(self.assignment, REFERENCE, cells, released_files(self.root, self.assignment)), Pace()
-            )
-
-        def grade_student(student: str) -> SubmissionResult:
-            submission = read_submission(self.root, self.assignment, student, self.course.limits.files_bytes)
-            return grade(submission, pace)
-
-        job = _Job(self.assignment, points)
-        reference = job.run_and_wait(REFERENCE, grade_reference)
-        if reference.verdict != Verdict.GRADED or reference.score != reference.max_score:
-            raise GraderFailed(_why_not_full(reference))
-        pace = Pace.of(reference)
-        self.control.send(json.dumps({"ready": True}).encode())
-        while True:
-            packet, descriptors, _, _ = socket.recv_fds(self.control, 2**16, 1)
-            if not packet:
-                return
-            student = json.loads(packet)["student"]
-            with socket.socket(fileno=descriptors[0]) as reply:
-                job.run(student, lambda student=student: grade_student(student), reply, not_for_child=self.control)  # type: ignore[misc]
+    jobs = _Jobs(assignment, points)
+    reference = jobs.run_and_wait(REFERENCE, grade_reference)
+    if reference.verdict != Verdict.GRADED or reference.score != reference.max_score:
+        raise GraderFailed(_why_not_full(reference))
+    pace = Pace.of(reference)
+    control.send(json.dumps({"ready": True}).encode())
+    while True:
+        packet, descriptors, _, _ = socket.recv_fds(control, 2**16, 1)
+        if not packet:
+            return
+        student = json.loads(packet)["student"]
+        with socket.socket(fileno=descriptors[0]) as reply:
+            jobs.run(student, functools.partial(grade_student, student), reply, not_for_child=control)
 
 
-class _Job:
+class _Jobs:
     """Grades in forked children, each of which sends its result as JSON and ends."""
 
     def __init__(self, assignment: str, points: dict[str, float]) -> None:

@@ -34,6 +34,7 @@ from collections.abc import Callable
 
 import matplotlib.pyplot as plt
 import torch
+from matplotlib.colors import LogNorm
 from torch import Tensor
 
 from expect import expect_close
@@ -432,8 +433,6 @@ expect_close(gaussian_kl(three, one, zero, one), 4.5, "Three standard deviations
 # the right-hand map, with $m$ and $s$ from its encoder; notice how gently it lets $s$ shrink.
 
 # %% tags=["demo"]
-from matplotlib.colors import LogNorm
-
 means, widths = torch.meshgrid(torch.linspace(-3, 3, 121), torch.linspace(0.15, 3, 115), indexing="xy")
 origin, unit = torch.zeros_like(means), torch.ones_like(means)
 levels = [0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10, 20, 50, 100, 200]

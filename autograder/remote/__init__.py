@@ -1,1 +1,1 @@
-"""How trusted checks call student code: what may cross (`wire`), who answers (`server`, `cells`) and asks (`client`)."""
+"""How trusted checks call student code: what crosses (`wire`), who answers (`server`, `cells`) and asks (`client`)."""

@@ -19,7 +19,7 @@ from IPython.core.displaypub import DisplayPublisher
 from IPython.core.interactiveshell import InteractiveShell
 from traitlets.config import Config
 
-from autograder.remote.server import CELL_FILE
+from autograder.remote.server import CELL_FILE, describe, text_of
 
 Output = dict[str, Any]
 
@@ -30,21 +30,24 @@ class Recorder:
     def __init__(self) -> None:
         self.outputs: list[Output] = []
         self.displays: dict[str, list[Output]] = {}
-        self.room = 0
+        self.limit = self.room = 0
         self.clear_next = False
         self.begin(2**20)
 
     def begin(self, limit: int) -> None:
         """Start anew with room for `limit` bytes."""
-        self.outputs, self.displays = [], {}
-        self.room, self.clear_next = limit, False
+        self.limit = limit
+        self._forget()
 
     def stream(self, name: str, text: str) -> None:
         """Text written to stdout or stderr."""
+        if not text:
+            return
+        self._clear_if_due()
         text = text[: max(0, self.room)]
         if not text:
             return
-        self._make_room(len(text))
+        self.room -= len(text)
         last = self.outputs[-1] if self.outputs else {}
         if last.get("output_type") == "stream" and last.get("name") == name:
             last["parts"].append(text)
@@ -53,25 +56,30 @@ class Recorder:
 
     def show(self, output: Output, display_id: str | None = None) -> None:
         """A displayed object, a result or an error."""
+        self._clear_if_due()
         size = len(json.dumps(output, default=str))
         if size > self.room:
             return
-        self._make_room(size)
+        self.room -= size
         self.outputs.append(output)
         if display_id:
             self.displays.setdefault(display_id, []).append(output)
 
     def update(self, data: Any, metadata: Any, display_id: str) -> None:
         """Replace what was displayed under an id."""
+        new = {"data": data, "metadata": metadata}
         for output in self.displays.get(display_id, ()):
-            output.update(data=data, metadata=metadata)
+            growth = len(json.dumps({**output, **new}, default=str)) - len(json.dumps(output, default=str))
+            if growth <= self.room:
+                self.room -= growth
+                output.update(new)
 
     def clear(self, wait: bool) -> None:
         """Forget what was shown, now or when the next output comes."""
         if wait:
             self.clear_next = True
         else:
-            self.outputs.clear()
+            self._forget()
 
     def take(self) -> list[Output]:
         """The recorded outputs in nbformat's shape."""
@@ -82,11 +90,13 @@ class Recorder:
             for output in self.outputs
         ]
 
-    def _make_room(self, size: int) -> None:
+    def _clear_if_due(self) -> None:
         if self.clear_next:
-            self.outputs.clear()
-            self.clear_next = False
-        self.room -= size
+            self._forget()
+
+    def _forget(self) -> None:
+        self.outputs, self.displays = [], {}
+        self.room, self.clear_next = self.limit, False
 
 
 RECORDER = Recorder()
@@ -152,7 +162,8 @@ class _Compiler(CachingCompiler):
 class _Shell(InteractiveShell):
     def _showtraceback(self, etype: Any, evalue: Any, stb: list[str]) -> None:
         RECORDER.show({
-            "output_type": "error", "ename": etype.__name__, "evalue": str(evalue), "traceback": [str(s) for s in stb],
+            "output_type": "error", "ename": etype.__name__, "evalue": text_of(evalue),
+            "traceback": [str(line) for line in stb],
         })  # fmt: skip
 
     def ask_exit(self) -> None:
@@ -191,8 +202,6 @@ class Cells:
 
     def run(self, source: str, cell_id: str, output_bytes: int) -> dict[str, Any]:
         """Run one cell: `outputs` (nbformat's, as JSON bytes) and `error` (a description, or None)."""
-        from autograder.remote.server import describe
-
         RECORDER.begin(output_bytes)
         self.shell.compile.cell_id = cell_id
         result = self.shell.run_cell(source, store_history=True)

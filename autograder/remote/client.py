@@ -15,14 +15,14 @@ import torch
 
 from autograder.probes import undeclared_names
 from autograder.remote import wire
-from autograder.remote.server import Server, compile_function
+from autograder.remote.server import UNREADABLE, Server, compile_function
 
 
 class StudentError(Exception):
     """Student code raised an exception, or answered with something that is not an answer.
 
     Attributes:
-        kind: Name of the builtin exception that it is or extends.
+        kind: Name of the builtin exception that it is or extends; "UnreadableAnswer" where the answer is not one.
         text: What it said; for instructors, since it can carry hidden inputs.
         cell: Identifier of the notebook cell whose line raised it, or "".
         line: Number of that line in the cell, from 1; 0 where it is not known.
@@ -50,13 +50,16 @@ class Probe:
         extra = undeclared_names(self.source)
         if extra:
             raise ValueError(
-                f"probe `{self.name}` names {', '.join(sorted(extra))}: a probe crosses into the sandbox as source "
-                "text and may name only its parameters, its locals, builtins, torch and math. Pass the rest as arguments."
+                f"probe `{self.name}` names {', '.join(sorted(extra))}: a probe crosses into the sandbox as its source "
+                "and may name only its parameters, its locals, builtins, torch and math. Pass the rest as arguments."
             )
         self._function = compile_function(self.name, self.source)
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         return self._function(*args, **kwargs)
+
+
+_DOCUMENTED = (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)
 
 
 def _bare_source(function: Callable[..., Any]) -> str:
@@ -71,8 +74,10 @@ def _bare_source(function: Callable[..., Any]) -> str:
             for rest in (arguments.vararg, arguments.kwarg):
                 if rest is not None:
                     rest.annotation = None
-            if ast.get_docstring(node) is not None:
-                node.body = node.body[1:] or [ast.Pass()]
+        if isinstance(node, ast.AnnAssign):
+            node.annotation = ast.Constant(None)
+        if isinstance(node, _DOCUMENTED) and ast.get_docstring(node) is not None:
+            node.body = node.body[1:] or [ast.Pass()]
     return ast.unparse(tree)
 
 
@@ -126,7 +131,7 @@ class Student:
         try:
             message = wire.unpack(reply, functools.partial(_Decoder, self))
         except wire.WireError as error:
-            raise StudentError("ValueError", f"the answer cannot be read: {error}") from None
+            raise StudentError(UNREADABLE, f"the answer cannot be read: {error}") from None
         if isinstance(message, dict) and "value" in message:
             return message["value"]
         raise _as_error(message)
@@ -135,7 +140,7 @@ class Student:
 def _as_error(message: Any) -> StudentError:
     error = message.get("error") if isinstance(message, dict) else None
     if not isinstance(error, dict):
-        return StudentError("ValueError", "the answer is neither a value nor an error")
+        return StudentError(UNREADABLE, "the answer is neither a value nor an error")
     kind, text, cell, line = (error.get(key) for key in ("type", "text", "cell", "line"))
     return StudentError(
         kind if isinstance(kind, str) and kind.isidentifier() and len(kind) < 60 else "Exception",
@@ -160,7 +165,8 @@ class _Decoder(wire.Decoder):
     def other(self, tag: str, node: dict[str, Any], depth: int) -> Any:
         if tag != "handle" or type(node["id"]) is not int:
             raise wire.WireError(f"unknown tag {tag!r}")
-        return Remote(self.student, node["id"], (), str(node["type"])[:60])
+        kind = node.get("type")
+        return Remote(self.student, node["id"], (), kind[:60] if isinstance(kind, str) and kind.isidentifier() else "?")
 
 
 class _Encoder(wire.Encoder):
@@ -194,7 +200,19 @@ class _Encoder(wire.Encoder):
         if isinstance(value, torch.distributions.Distribution):
             name = type(value).__name__
             if getattr(torch.distributions, name, None) is type(value):
-                given = {key: value.__dict__[key] for key in value.arg_constraints if key in value.__dict__}
-                return "distribution", {"name": name, "args": [], "kwargs": given}
+                return "distribution", {"name": name, "args": [], "kwargs": _given(value)}
         hint = " (decorate it with @probe)" if callable(value) else ""
         raise wire.WireError(f"a {type(value).__name__} cannot be sent to the student's code{hint}")
+
+
+_ALTERNATIVES = ({"probs", "logits"}, {"covariance_matrix", "precision_matrix", "scale_tril"})
+
+
+def _given(distribution: torch.distributions.Distribution) -> dict[str, Any]:
+    """The parameters that a distribution was made with; alternatives that it computed from them stand later in its dict."""
+    given: dict[str, Any] = {}
+    for key, value in distribution.__dict__.items():
+        others = next((group for group in _ALTERNATIVES if key in group), set())
+        if key in distribution.arg_constraints and not others & given.keys():
+            given[key] = value
+    return given

@@ -27,6 +27,8 @@ from autograder.remote import wire
 
 CELL_FILE = "<cell {}>"
 MAX_TEXT = 4000
+UNREADABLE = "UnreadableAnswer"
+"""The kind of error that stands for an answer which is not data, is too large or breaks the format."""
 
 
 class CellRunner(Protocol):
@@ -102,7 +104,7 @@ class Server:
         torch.set_grad_enabled(True)
         if torch.are_deterministic_algorithms_enabled():  # setting it imports a compiler, which takes two seconds
             torch.use_deterministic_algorithms(False)
-        torch.manual_seed(seed)
+        seed_torch(seed)
         np.random.seed(seed % 2**32)
         np.seterr(divide="warn", over="warn", under="ignore", invalid="warn")
         random.seed(seed)
@@ -138,6 +140,13 @@ class Server:
         for name in path:
             target = getattr(target, name)
         return target
+
+
+def seed_torch(seed: int) -> None:
+    """Seed torch as `torch.manual_seed` does, without the stack trace that it takes for every absent accelerator."""
+    torch.default_generator.manual_seed(seed)
+    if torch.cuda.is_initialized():  # type: ignore[no-untyped-call]
+        torch.cuda.manual_seed_all(seed)
 
 
 def _lookup(namespace: dict[str, Any], name: str) -> Any:
@@ -202,10 +211,8 @@ def compile_function(name: str, source: str) -> Callable[..., Any]:
 def describe(error: BaseException) -> dict[str, Any]:
     """An exception as data: the builtin it is or extends, its text, and the student's line that raised it."""
     name = next((base.__name__ for base in type(error).__mro__ if getattr(builtins, base.__name__, None) is base), "")
-    try:
-        text = str(error)
-    except BaseException:
-        text = ""
+    if isinstance(error, wire.WireError):  # not a ValueError of the student's code, which a check may ask for
+        name = UNREADABLE
     place = SimpleNamespace(cell="", line=0)
     prefix, suffix = CELL_FILE.split("{}")
     for frame, line in traceback.walk_tb(error.__traceback__):
@@ -214,4 +221,12 @@ def describe(error: BaseException) -> dict[str, Any]:
             place = SimpleNamespace(cell=file[len(prefix) : -len(suffix)], line=line)
     if isinstance(error, SyntaxError) and str(error.filename).startswith(prefix):
         place = SimpleNamespace(cell=str(error.filename)[len(prefix) : -len(suffix)], line=error.lineno or 0)
-    return {"type": name or "Exception", "text": text[:MAX_TEXT], "cell": place.cell, "line": place.line}
+    return {"type": name or "Exception", "text": text_of(error)[:MAX_TEXT], "cell": place.cell, "line": place.line}
+
+
+def text_of(error: BaseException) -> str:
+    """What an exception says; nothing where saying it fails."""
+    try:
+        return str(error)
+    except BaseException:
+        return ""

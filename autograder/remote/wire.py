@@ -104,14 +104,15 @@ class Encoder:
             return self._tensor(value, depth)
         if isinstance(value, np.ndarray):
             return self._array(value, "ndarray", depth)
-        if isinstance(value, torch.dtype):
-            return {"t": "dtype", "v": str(value).removeprefix("torch.")}
+        if isinstance(value, torch.dtype) and value in DTYPE_NAMES:
+            return {"t": "dtype", "v": DTYPE_NAMES[value]}
         if isinstance(value, torch.device):
             return {"t": "device", "v": str(value)}
         return self.other(value, depth)
 
     def _tensor(self, value: torch.Tensor, depth: int) -> JsonValue:
-        if value.layout is not torch.strided or value.dtype not in DTYPE_NAMES or value.dim() > MAX_DIMENSIONS:
+        plain_kind = value.layout is torch.strided and value.dtype in DTYPE_NAMES and not value.is_meta
+        if not plain_kind or value.dim() > MAX_DIMENSIONS:
             return self.other(value, depth)
         # Views of one storage, conjugated, negated and non-contiguous tensors are right answers too.
         plain = value.detach().cpu().resolve_conj().resolve_neg().contiguous().clone()
@@ -191,6 +192,8 @@ class Decoder:
         return array.reshape(shape)
 
     def _scalar(self, node: dict[str, JsonValue], depth: int) -> Any:
+        if node["shape"] != []:
+            raise WireError("a scalar with a shape")
         return self._array(node, depth)[()]
 
     def _float(self, node: dict[str, JsonValue], depth: int) -> float:
@@ -257,7 +260,10 @@ def pack(message: Any, encoder: Encoder | None = None) -> bytes:
         WireError: The message holds something that may not cross, or is larger than a frame may be.
     """
     encoder = encoder or Encoder()
-    text = json.dumps(encoder.encode(message), allow_nan=False, ensure_ascii=False, separators=(",", ":"))
+    try:
+        text = json.dumps(encoder.encode(message), allow_nan=False, ensure_ascii=False, separators=(",", ":"))
+    except ValueError as error:  # an integer of more digits than Python writes
+        raise error if isinstance(error, WireError) else WireError(str(error)) from None
     data = text.encode("utf-8", "backslashreplace")
     if len(data) > MAX_JSON:
         raise WireError(

@@ -72,6 +72,11 @@ def make_mounts_private() -> None:
     _check(_libc.mount(None, b"/", None, 0x4000 | 0x40000, None), "make mounts private")  # MS_REC | MS_PRIVATE
 
 
+def show_memory(shown: bool) -> None:
+    """Let other processes of the same user read and write this one's memory (the usual case), or not."""
+    _check(_libc.prctl(_PR_SET_DUMPABLE, int(shown), 0, 0, 0), "dumpable")
+
+
 def forbid_new_privileges() -> None:
     """Make set-user-id programs powerless; seccomp filters need it too."""
     _check(_libc.prctl(_PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0), "no_new_privs")

@@ -24,6 +24,7 @@ Isolation = Literal["namespaces", "bubblewrap", "none"]
 START_SECONDS = 120.0
 WATCH_SECONDS = 0.1
 MIN_WALL_SECONDS = 10.0
+KEEPER_SECONDS = 10.0
 
 
 class RoomEnded(Exception):
@@ -312,7 +313,7 @@ class Room:
             self.lifeline.send(question)
         except OSError:
             raise RoomEnded(self._how_it_ended()) from None
-        answer = self.listen(MIN_WALL_SECONDS)
+        answer = self.listen(KEEPER_SECONDS)
         self.cpu_seconds = max(self.cpu_seconds, answer.get("cpu", 0.0))
         if "memory" not in answer:
             raise RoomEnded(_describe(answer.get("exit")))

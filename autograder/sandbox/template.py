@@ -49,13 +49,16 @@ def main() -> None:
     while True:
         packet, descriptors, _, _ = socket.recv_fds(control, 2**16, 2)
         if not packet:
-            return
+            os._exit(0)  # tearing down what was imported takes seconds
         with contextlib.suppress(ChildProcessError):
             while os.waitpid(-1, os.WNOHANG)[0]:
                 pass
+        request = json.loads(packet)
+        if request["isolation"] == "bubblewrap":
+            hide_memory()
         if os.fork() == 0:
             control.close()
-            keep(json.loads(packet), descriptors[0], descriptors[1], cells)
+            keep(request, descriptors[0], descriptors[1], cells)
             os._exit(0)
         for descriptor in descriptors:
             os.close(descriptor)
@@ -86,34 +89,46 @@ def warm_up() -> Any:
     return cells
 
 
+def hide_memory() -> None:
+    """Close this process's memory, and its keeper's, to a submission that shares their process namespace."""
+    from autograder.sandbox import lockdown
+
+    lockdown.show_memory(False)
+
+
 def keep(request: dict[str, Any], channel: int, lifeline_descriptor: int, cells: Any) -> None:
     """Fork the submission's process in namespaces of its own and watch over it."""
     lifeline = socket.socket(fileno=lifeline_descriptor)
-    isolated = request["isolation"] == "namespaces"
+    isolation = request["isolation"]
     try:
-        if isolated:
+        if isolation == "namespaces":
             enter_namespaces(request)
         _, baseline = usage_of([os.getpid()])
         child = os.fork()
         if child == 0:
-            lifeline.close()
-            run_submission(request, channel, cells)
+            run_submission(request, channel, lifeline, cells)
             os._exit(0)
         os.close(channel)
-        say(lifeline, {"started": True})
     except BaseException as error:
         say(lifeline, {"failed": f"{type(error).__name__}: {error}"})
         return
-    status, usage = watch(lifeline, child, isolated, baseline)
+    status, usage = watch(lifeline, child, isolation, baseline)
     say(lifeline, {"exit": status, "cpu": usage})
 
 
 def enter_namespaces(request: dict[str, Any]) -> None:
-    """New user, mount, pid and ipc namespaces with folders of this submission's own."""
+    """New user, mount, pid, ipc and network namespaces with folders of this submission's own."""
     from autograder.sandbox import lockdown
 
     user, group = os.getuid(), os.getgid()
-    lockdown.unshare(lockdown.CLONE_NEWUSER | lockdown.CLONE_NEWNS | lockdown.CLONE_NEWPID | lockdown.CLONE_NEWIPC)
+    # A network of its own too: abstract sockets and 127.0.0.1 would join the rooms of one template.
+    lockdown.unshare(
+        lockdown.CLONE_NEWUSER
+        | lockdown.CLONE_NEWNS
+        | lockdown.CLONE_NEWPID
+        | lockdown.CLONE_NEWIPC
+        | lockdown.CLONE_NEWNET
+    )
     Path("/proc/self/setgroups").write_text("deny")
     Path("/proc/self/uid_map").write_text(f"{user} {user} 1")
     Path("/proc/self/gid_map").write_text(f"{group} {group} 1")
@@ -124,9 +139,25 @@ def enter_namespaces(request: dict[str, Any]) -> None:
         lockdown.mount("tmpfs", folder, "tmpfs", f"size={size},nr_inodes=10000,mode=700", nosuid_nodev)
 
 
-def run_submission(request: dict[str, Any], channel_descriptor: int, cells: Any) -> None:
+def run_submission(request: dict[str, Any], channel_descriptor: int, lifeline: socket.socket, cells: Any) -> None:
     """Lock this process down and answer requests: from here on, student code runs."""
     from autograder.remote.server import Server
+
+    try:
+        lock_down(request, cells)
+    except BaseException as error:  # no student code has run yet: the failure is not the student's
+        say(lifeline, {"failed": f"{type(error).__name__}: {error}"})
+        os._exit(1)
+    say(lifeline, {"started": True})
+    lifeline.close()
+    channel = socket.socket(fileno=channel_descriptor)
+    os.set_inheritable(channel_descriptor, False)
+    Server(cells.namespace, cells).serve(channel)
+    os._exit(0)  # leave no time for atexit handlers and finalizers of student code
+
+
+def lock_down(request: dict[str, Any], cells: Any) -> None:
+    """Enter the working folder and give up what a submission must not have."""
     from autograder.sandbox import lockdown
 
     with contextlib.suppress(OSError):
@@ -145,14 +176,11 @@ def run_submission(request: dict[str, Any], channel_descriptor: int, cells: Any)
             cpu_seconds=request["cpu_seconds"],
             file_bytes=request["files_bytes"],
         )
+        lockdown.show_memory(True)
         lockdown.filter_system_calls()
-    channel = socket.socket(fileno=channel_descriptor)
-    os.set_inheritable(channel_descriptor, False)
-    Server(cells.namespace, cells).serve(channel)
-    os._exit(0)  # leave no time for atexit handlers and finalizers of student code
 
 
-def watch(lifeline: socket.socket, child: int, isolated: bool, baseline: int) -> tuple[int, float]:
+def watch(lifeline: socket.socket, child: int, isolation: str, baseline: int) -> tuple[int, float]:
     """Answer the grader's questions until the process ends or must end; its wait status and CPU seconds.
 
     `baseline` is what a fork of the template holds in memory before it does anything.
@@ -175,10 +203,10 @@ def watch(lifeline: socket.socket, child: int, isolated: bool, baseline: int) ->
                 _, status, usage = os.wait4(child, 0)
                 return status, usage.ru_utime + usage.ru_stime
             if question == b"r":
-                for pid in processes(child, isolated):
-                    if pid != (1 if isolated else child):
+                for pid in processes(child, isolation):
+                    if pid != (1 if isolation == "namespaces" else child):
                         kill_seen(pid)
-            pids = processes(child, isolated)
+            pids = processes(child, isolation)
             cpu, resident = usage_of(pids)
             # What a process has in common with the template is not the submission's.
             say(lifeline, {"cpu": cpu, "memory": max(0, resident - baseline * len(pids))})
@@ -192,13 +220,15 @@ def kill(pid: int) -> None:
         os.kill(pid, signal.SIGKILL)
 
 
-def processes(child: int, isolated: bool) -> list[int]:
+def processes(child: int, isolation: str) -> list[int]:
     """The submission's processes, by the numbers that /proc here shows them under.
 
-    In namespaces of its own, /proc is the submission's. Without, the process's descendants are found by walking.
+    In namespaces of its own, /proc is the submission's. In a bubblewrap of its own, all in /proc are but the template
+    and this keeper. Without walls, the process's descendants are found by walking.
     """
-    if isolated:
-        return [int(name) for name in os.listdir("/proc") if name.isdigit()]
+    if isolation != "none":
+        ours = (1, os.getpid()) if isolation == "bubblewrap" else ()
+        return [int(name) for name in os.listdir("/proc") if name.isdigit() and int(name) not in ours]
     found = [child]
     for pid in found:
         with contextlib.suppress(OSError):

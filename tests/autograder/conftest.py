@@ -3,10 +3,14 @@
 import os
 import shutil
 import sys
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+
+from autograder.course import Limits
+from autograder.sandbox.room import Room, Sandbox
 
 CONFIG = """\
 from autograder.course import Assignment, Course
@@ -179,3 +183,19 @@ def environment(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
         "JUPYTER_CONFIG_DIR": str(home / "jupyter"),
         "IPYTHONDIR": str(home / "ipython"),
     }
+
+
+@pytest.fixture(scope="session")
+def sandbox(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Sandbox]:
+    """A warm sandbox with the smallest limits that a course may set."""
+    limits = Limits(memory_bytes=2 * 2**30, processes=32, files_bytes=4 * 2**20, wall_factor=2)
+    with Sandbox("bubblewrap", limits, tmp_path_factory.mktemp("course")) as sandbox:
+        yield sandbox
+
+
+@pytest.fixture
+def room(sandbox: Sandbox) -> Iterator[Room]:
+    """A new room in the sandbox."""
+    room = sandbox.open()
+    yield room
+    room.close()

@@ -1,0 +1,220 @@
+"""What a cell shows, in the order in which it happened: real cells in a room."""
+
+import base64
+
+import pytest
+from rooms import ask, run_cell
+
+from autograder.remote import wire
+
+
+def shown(outputs):
+    """Kind and content of each output."""
+    return [
+        (
+            output.get("name") or output["output_type"],
+            output.get("text") or output.get("ename") or output["data"].get("text/plain"),
+        )
+        for output in outputs
+    ]
+
+
+def test_streams_displays_results_and_errors_keep_their_order(room):
+    outputs, error = run_cell(
+        room,
+        """
+        import sys
+        print("one")
+        print("two", file=sys.stderr)
+        display(3)
+        print("four"); print("five")
+        raise ValueError("six")
+        """,
+    )
+    assert shown(outputs) == [
+        ("stdout", "one\n"),
+        ("stderr", "two\n"),
+        ("display_data", "3"),
+        ("stdout", "four\nfive\n"),
+        ("error", "ValueError"),
+    ]
+    assert (error["type"], error["text"], error["cell"], error["line"]) == ("ValueError", "six", "the-cell", 6)
+
+
+def test_the_last_expression_is_the_result(room):
+    assert shown(run_cell(room, "6 * 7")[0]) == [("execute_result", "42")]
+    assert shown(run_cell(room, "6 * 7;")[0]) == []
+    assert shown(run_cell(room, "_ + 1")[0]) == [("execute_result", "43")]
+
+
+def test_a_figure_stands_where_it_was_shown(room):
+    outputs, error = run_cell(
+        room,
+        """
+        import matplotlib.pyplot as plt
+        print("before")
+        plt.plot([1, 2]); plt.show()
+        print("between")
+        plt.plot([2, 1])
+        print("after")
+        """,
+    )
+    assert error is None
+    images = [output["data"].get("image/png") for output in outputs if output["output_type"] == "display_data"]
+    assert [kind for kind, _ in shown(outputs)] == ["stdout", "display_data", "stdout", "display_data"]
+    assert all(base64.b64decode(image).startswith(b"\x89PNG") for image in images) and len(set(images)) == 2
+
+
+def test_a_display_can_be_updated(room):
+    outputs, _ = run_cell(
+        room,
+        """
+        handle = display("loading", display_id=True)
+        print("meanwhile")
+        handle.update("done")
+        """,
+    )
+    assert shown(outputs) == [("display_data", "'done'"), ("stdout", "meanwhile\n")]
+
+
+def test_clear_output_forgets_now_or_when_the_next_output_comes(room):
+    clear = "from IPython.display import clear_output\n"
+    assert shown(run_cell(room, clear + "print('a'); clear_output(); print('b')")[0]) == [("stdout", "b\n")]
+    assert shown(run_cell(room, clear + "print('a'); clear_output(wait=True)")[0]) == [("stdout", "a\n")]
+    outputs, _ = run_cell(room, clear + "print('a'); clear_output(wait=True); display(1); print('b')")
+    assert shown(outputs) == [("display_data", "1"), ("stdout", "b\n")]
+
+
+def test_an_animation_of_many_frames_keeps_its_last_one(room):
+    source = """
+    from IPython.display import clear_output
+    for frame in range(50):
+        clear_output(wait=True)
+        display(f"{frame:0500}")
+    """
+    assert shown(run_cell(room, source, limit=2000)[0]) == [("display_data", repr(f"{49:0500}"))]
+
+
+def test_what_is_written_to_the_descriptors_is_kept(room):
+    outputs, _ = run_cell(
+        room,
+        """
+        import os, subprocess, sys
+        os.write(1, b"written\\n")
+        subprocess.run([sys.executable, "-c", "import sys; print('child'); print('oops', file=sys.stderr)"], check=True)
+        os.system("echo shell")
+        None
+        """,
+    )
+    assert sorted(shown(outputs)) == [("stderr", "oops\n"), ("stdout", "written\nchild\nshell\n")]
+
+
+def test_output_of_one_cell_never_shows_in_the_next(room):
+    run_cell(room, "import os; os.write(1, b'x' * 5000); print('y')", limit=1024)
+    assert shown(run_cell(room, "print('z')")[0]) == [("stdout", "z\n")]
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        "for _ in range(100): print('x' * 1000)",
+        "for _ in range(100): display('x' * 1000)",
+        "import os\nfor _ in range(100): os.write(1, b'x' * 1000)",
+        "display(*range(20_000))",
+        "handles = [display(0, display_id=True) for _ in range(20)]\nfor h in handles: h.update('x' * 5000)",
+    ],
+)
+def test_no_more_output_is_kept_than_allowed(room, source):
+    value = ask(room, op="cell", source=source, cell_id="c", output_bytes=20_000)
+    assert value["error"] is None
+    assert 10_000 < len(value["outputs"]) < 25_000
+
+
+def test_top_level_await_and_magics_work(room):
+    assert shown(run_cell(room, "import asyncio\nawait asyncio.sleep(0, 'awaited')")[0]) == [
+        ("execute_result", "'awaited'")
+    ]
+    assert "per loop" in run_cell(room, "%timeit -n1 -r1 pass")[0][0]["text"]
+    assert shown(run_cell(room, "!echo shell")[0])[0][1].strip() == "shell"
+    assert shown(run_cell(room, "%%bash\necho script")[0]) == [("stdout", "script\n")]
+    assert shown(run_cell(room, "%%capture kept\nprint('hidden')")[0]) == []
+    assert run_cell(room, "%matplotlib inline")[1] is None
+
+
+def test_exit_ends_the_cell_and_later_cells_run(room):
+    assert run_cell(room, "exit()") == ([], None)
+    assert run_cell(room, "quit()") == ([], None)
+    assert run_cell(room, "import sys; sys.exit(3)")[1]["type"] == "SystemExit"
+    assert shown(run_cell(room, "print('still here')")[0]) == [("stdout", "still here\n")]
+
+
+def test_a_syntax_error_names_cell_and_line(room):
+    outputs, error = run_cell(room, "x = 1\n\ndef f(:\n    pass")
+    assert (error["type"], error["cell"], error["line"]) == ("SyntaxError", "the-cell", 3)
+    assert shown(outputs)[-1] == ("error", "SyntaxError")
+
+
+@pytest.mark.parametrize(
+    ("source", "kind"),
+    [
+        ("raise KeyboardInterrupt", "KeyboardInterrupt"),
+        ("raise BaseException('odd')", "BaseException"),
+        ("def f(): f()\nf()", "RecursionError"),
+        ("class Mute(OSError):\n    def __str__(self): raise ValueError\nraise Mute", "OSError"),
+        ("x = '\ud800'", "UnicodeEncodeError"),
+        ("'\x00'", "ValueError"),
+        ("input()", "EOFError"),
+        ("%nonsense", ""),
+        ("%%nonsense\n1", ""),
+    ],
+)  # fmt: skip
+def test_whatever_ends_a_cell_is_its_error_and_later_cells_run(room, source, kind):
+    outputs, error = run_cell(room, source)
+    assert error is not None or outputs
+    if kind:
+        assert error["type"] == kind
+        assert any(output["output_type"] == "error" for output in outputs)
+    assert shown(run_cell(room, "print('on')")[0]) == [("stdout", "on\n")]
+
+
+def test_an_error_that_cannot_say_what_it_is_shows_no_line_of_ours(room):
+    outputs, _ = run_cell(room, "class Mute(OSError):\n    def __str__(self): raise ValueError\nraise Mute")
+    assert shown(outputs) == [("error", "Mute")]
+    assert not any("/opt/room" in line for line in outputs[0]["traceback"])
+
+
+def test_a_progress_bar_is_shown(room):
+    outputs, error = run_cell(room, "from tqdm.auto import tqdm\nfor _ in tqdm(range(3)): pass")
+    assert error is None
+    assert [kind for kind, _ in shown(outputs)] == ["stderr"] and "3/3" in outputs[0]["text"]
+
+
+def test_rich_objects_show_all_their_forms(room):
+    source = "class Rich:\n    def _repr_html_(self): return '<b>'\n    def __repr__(self): return 'rich'\nRich()"
+    outputs, _ = run_cell(room, source)
+    assert outputs[0]["data"] == {"text/plain": "rich", "text/html": "<b>"}
+
+
+def test_what_is_printed_during_checks_is_kept_apart(room):
+    run_cell(room, "def f(): print('in a check')")
+    ask(room, op="call", object=None, path=["f"], args=[], kwargs={})
+    assert ask(room, op="printed", characters=100) == "in a check\n"
+    assert ask(room, op="printed", characters=100) == ""
+    assert run_cell(room, "1;") == ([], None)
+
+
+def test_a_branch_has_what_the_notebook_made_and_keeps_its_changes_to_itself(room):
+    run_cell(room, "x = [1]")
+    branch = room.fork()
+    assert shown(run_cell(branch, "x.append(2); print(x)")[0]) == [("stdout", "[1, 2]\n")]
+    branch.close()
+    assert shown(run_cell(room, "print(x)")[0]) == [("stdout", "[1]\n")]
+
+
+def test_the_answer_of_a_cell_can_be_read_whatever_it_shows(room):
+    """Even JSON that is not JSON, and text that is no Unicode."""
+    for source in ("print('\\ud800')", "display({'x/y': float('nan')}, raw=True)", "display({'x/y': {1}}, raw=True)"):
+        value = ask(room, op="cell", source=source, cell_id="c", output_bytes=10_000)
+        assert isinstance(value["outputs"], bytes)
+    with pytest.raises(wire.WireError):
+        run_cell(room, "import sys\nsys.stdout.write(b'bytes')") and wire.unpack(b"")
