@@ -50,11 +50,13 @@ $(VENV)/bin/activate:
 
 $(INSTALLED): pyproject.toml $(CONSTRAINTS) | $(VENV)/bin/activate
 	@echo "Installing PyTorch, Jupyter and nbgrader into $(VENV): some minutes, once"
+	$(PIP_INSTALL) --quiet --upgrade pip
 	$(PIP_INSTALL) --editable .
 	@touch $@
 
 $(INSTALLED_DEV): pyproject.toml $(CONSTRAINTS) | $(VENV)/bin/activate
 	@echo "Installing PyTorch, Jupyter, nbgrader and the tools for tests into $(VENV): some minutes, once"
+	$(PIP_INSTALL) --quiet --upgrade pip
 	$(PIP_INSTALL) --editable '.[dev]'
 	@touch $(INSTALLED) $@
 

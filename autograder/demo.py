@@ -11,6 +11,7 @@ import shutil
 import sys
 import textwrap
 import time
+import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -182,7 +183,7 @@ def _students(released: bytes, script: Script, mistakes: dict[str, Variant], fol
     }
     tasks = {cell.cell_id: cell.task for cell in script.cells if cell.task}
     second = set(script.tasks[1::2])
-    half = f"every second task {'with a typical mistake' if mistakes else 'left open'}"
+    half = f"every second task {'with a mistake' if mistakes else 'left open'}"
 
     perfect, untouched, half_right, cheating = (json.loads(released) for _ in range(4))
     for notebook, answers in ((perfect, solved), (half_right, spoilt)):
@@ -259,18 +260,18 @@ def _no_sandbox(course: Course) -> str:
 
 def _grade_all(folder: Path, course: Course, name: str, students: Sequence[Student]) -> list[_Graded]:
     graded = []
-    with Grader(folder, course, name) as grader:
+    with Grader(folder, course, name) as grader, warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Object of type <Submitted")  # nbgrader's own way with its database
         where = "without a sandbox" if course.sandbox == "none" else "in the sandbox"
         with _step(f"Importing PyTorch and the rest once {where}, and grading the reference solution"):
             grader.worker.wait()
         for student in students:
-            with _step(f"Grading {student.name}: {student.about}"):
+            with _step(f"Grading {student.name} ({student.about}), recording the mark with nbgrader"):
                 result = grader.grade(student.name)
-            try:
-                with _step("  and recording the mark with nbgrader"):
+                try:
                     record(folder, course, result)
-            except NoMark as error:
-                raise CourseError(str(error)) from error
+                except NoMark as error:
+                    raise CourseError(str(error)) from error
             graded.append(_Graded(student, result, read_mark(folder, course, name, student.name)))
     return graded
 
@@ -295,28 +296,20 @@ def _printed(result: SubmissionResult) -> str:
 
 def _table(graded: Sequence[_Graded]) -> str:
     """A line for each student, with the mark as the gradebook holds it."""
-    rows = [("student", "handed in", "mark", "why")]
+    rows = [("student", "handed in", "mark", "checks", "first one that failed")]
+    rows.append(("-" * 7, "-" * 9, "-" * 4, "-" * 6, "-" * 21))
     for one in graded:
+        checks = [(task.name, check) for task in one.result.tasks for check in task.checks]
+        failed = [f"{task}: {check.cause or check.title}" for task, check in checks if not check.passed]
+        first = textwrap.shorten(one.result.reason or next(iter(failed), ""), 64, placeholder=" ...")
         mark = f"{one.mark.score:g} of {one.mark.max_score:g}"
-        rows.append((one.student.name, one.student.about, mark, _why(one.result)))
-    widths = [max(len(row[column]) for row in rows) for column in range(3)]
-    lines = [
-        "  ".join([*(text.ljust(width) for text, width in zip(row, widths, strict=False)), row[3]]) for row in rows
-    ]
-    lines.insert(1, "  ".join("-" * width for width in [*widths, max(len(row[3]) for row in rows)]))
-    return "\n".join(lines)
-
-
-def _why(result: SubmissionResult) -> str:
-    checks = [(task, check) for task in result.tasks for check in task.checks]
-    failed = [(task, check) for task, check in checks if not check.passed]
-    text = f"{len(checks) - len(failed)} of {len(checks)} hidden checks passed"
-    if result.reason:
-        return f"{text}; {result.reason}"
-    if failed:
-        task, check = failed[0]
-        text += f"; {task.name}: {textwrap.shorten(check.cause or check.title, 70, placeholder=' ...')}"
-    return text
+        passed = f"{len(checks) - len(failed)} of {len(checks)}"
+        rows.append((one.student.name, one.student.about, mark, passed, first))
+    widths = [max(len(row[column]) for row in rows) for column in range(4)]
+    return "\n".join(
+        "  ".join([*(text.ljust(width) for text, width in zip(row, widths, strict=False)), row[4]]).rstrip()
+        for row in rows
+    )
 
 
 def _say_what_the_cheat_found(graded: Sequence[_Graded]) -> None:

@@ -90,8 +90,18 @@ def read_submission(root: Path, assignment: str, student: str, files_bytes: int)
     except FileNotFoundError:
         raise SubmissionFault(f"there is no notebook {assignment}.ipynb in the submission") from None
     released = json.loads((root / "release" / assignment / f"{assignment}.ipynb").read_bytes())
-    files |= released_files(root, assignment)
+    ours = released_files(root, assignment)
+    modules = {Path(name).stem for name in ours if name.endswith(".py")}
+    hiding = [name for name in files if _module_before_source(name) in modules]
+    left_out += tuple(f"{name} hides a file of the assignment" for name in hiding)
+    files = {name: content for name, content in files.items() if name not in hiding} | ours
     return Submission(assignment, student, canonical_cells(notebook, released), files, left_out)
+
+
+def _module_before_source(name: str) -> str:
+    """The module that Python finds in this file or folder before it looks for a source file; "" for none."""
+    top, slash, _ = name.partition("/")
+    return top if slash else top.partition(".")[0] if Path(top).suffix in (".so", ".pyd") else ""
 
 
 def released_files(root: Path, assignment: str) -> dict[str, bytes]:
@@ -193,13 +203,16 @@ def _read_file(folder: Path, name: str, limit: int) -> bytes:
         raise
     except OSError:
         raise SubmissionFault(f"{name} is not a plain file") from None
-    with os.fdopen(descriptor, "rb") as file:
+    try:
         status = os.fstat(descriptor)
         if not stat.S_ISREG(status.st_mode) or status.st_nlink != 1:
             raise SubmissionFault(f"{name} is not a plain file")
         if status.st_size > limit:
             raise SubmissionFault(f"{name} is larger than {limit // 2**20} MiB")
-        return file.read(limit + 1)[:limit]
+        with os.fdopen(descriptor, "rb", closefd=False) as file:
+            return file.read(limit + 1)[:limit]
+    finally:
+        os.close(descriptor)
 
 
 def _read_files(folder: Path, assignment: str, files_bytes: int) -> tuple[dict[str, bytes], tuple[str, ...]]:

@@ -6,6 +6,7 @@ descriptors 1 and 2 goes to a file and is added when the cell ends.
 This file enters the sandbox: it imports nothing else of ours but `server`'s naming of cells.
 """
 
+import inspect
 import io
 import json
 import os
@@ -156,7 +157,10 @@ class _Compiler(CachingCompiler):
     cell_id = ""
 
     def get_code_name(self, raw_code: str, transformed_code: str, number: int) -> str:
-        return CELL_FILE.format(self.cell_id)
+        name = CELL_FILE.format(self.cell_id)
+        # Without this entry `inspect` searches all modules for each frame: half a minute where recursion has no end.
+        inspect.modulesbyfile[os.path.abspath(name)] = "__main__"  # type: ignore[attr-defined]  # noqa: PTH100
+        return name
 
 
 class _Shell(InteractiveShell):

@@ -209,7 +209,7 @@ _ALTERNATIVES = ({"probs", "logits"}, {"covariance_matrix", "precision_matrix", 
 
 
 def _given(distribution: torch.distributions.Distribution) -> dict[str, Any]:
-    """The parameters that a distribution was made with; alternatives that it computed from them stand later in its dict."""
+    """The parameters that a distribution was made with: what it computed from them stands later in its dict."""
     given: dict[str, Any] = {}
     for key, value in distribution.__dict__.items():
         others = next((group for group in _ALTERNATIVES if key in group), set())

@@ -1,0 +1,386 @@
+"""One submission through the real worker, sandbox and checks: what it earns, and what it can and cannot do about it."""
+
+import json
+import shutil
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+from conftest import TinyCourse
+
+from autograder.authoring import read_script, solved_notebook
+from autograder.course import load_course
+from autograder.grading import Grader
+from autograder.results import SubmissionResult, Verdict, load_result, result_path
+from autograder.worker import WorkerFailed
+
+SECRET = "a-word-that-only-the-hidden-checks-hold"
+
+
+@dataclass
+class School:
+    """A released tiny course, its warm grader, and a way to hand in notebooks."""
+
+    course: TinyCourse
+    grader: Grader
+
+    def notebook(self, **answers: str) -> dict[str, Any]:
+        """The reference's notebook, its answers to some tasks replaced."""
+        return json.loads(json.dumps(solved_notebook(read_script(self.course.script), answers)))
+
+    def hand_in(self, student: str, notebook: dict[str, Any], files: dict[str, str] | None = None) -> None:
+        """Put a notebook, and files beside it, where submissions lie."""
+        folder = self.course.root / "submitted" / student / "shapes"
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / "shapes.ipynb").write_text(json.dumps(notebook))
+        for name, text in (files or {}).items():
+            (folder / name).write_text(text)
+
+    def grade(self, student: str, notebook: dict[str, Any], files: dict[str, str] | None = None) -> SubmissionResult:
+        """Hand in and grade."""
+        self.hand_in(student, notebook, files)
+        return self.grader.grade(student)
+
+
+@pytest.fixture(scope="module")
+def school(released_once: TinyCourse, tmp_path_factory: pytest.TempPathFactory) -> Iterator[School]:
+    root = tmp_path_factory.mktemp("school") / "course"
+    shutil.copytree(released_once.root, root)
+    course = TinyCourse(root)
+    course.checks.write_text(course.checks.read_text() + f'\nSECRET = "{SECRET}"\n')
+    with Grader(root, load_course(root), "shapes") as grader:
+        yield School(course, grader)
+
+
+def with_first_cell(notebook: dict[str, Any], source: str) -> dict[str, Any]:
+    """The notebook with another code cell before all others."""
+    cell = {
+        "cell_type": "code",
+        "id": "first",
+        "metadata": {},
+        "source": source,
+        "outputs": [],
+        "execution_count": None,
+    }
+    return {**notebook, "cells": [cell, *notebook["cells"]]}
+
+
+def earned(result: SubmissionResult) -> list[float]:
+    """Points of `area` (of 2) and of `volume` (of 3)."""
+    return [task.earned for task in result.tasks]
+
+
+def causes(result: SubmissionResult) -> str:
+    """Everything that a student would read about failed checks."""
+    return "\n".join(check.cause for task in result.tasks for check in task.checks)
+
+
+# what is earned
+
+
+def test_the_reference_earns_everything(school: School) -> None:
+    result = school.grade("perfect", school.notebook())
+    assert (result.verdict, result.score, result.max_score) == (Verdict.GRADED, 5.0, 5.0)
+    assert result.sandbox == "namespaces"
+    assert result.versions["torch"]
+
+
+def test_the_untouched_release_passes_not_one_check(school: School) -> None:
+    released = json.loads((school.course.root / "release/shapes/shapes.ipynb").read_text())
+    result = school.grade("untouched", released)
+    assert [check.passed for task in result.tasks for check in task.checks] == [False, False, False]
+    assert result.score == 0
+    assert "NotImplementedError was raised in your code, at line" in causes(result)
+
+
+def test_points_follow_the_weights_of_the_passed_checks(school: School) -> None:
+    result = school.grade("half", school.notebook(area="def area(side):\n    return side.square() + 1"))
+    assert earned(result)[0] == 1.33  # the gradient is right, and weighs two of three
+
+
+def test_a_failed_check_says_what_came_but_not_what_was_expected(school: School) -> None:
+    result = school.grade("shape", school.notebook(area="def area(side):\n    return side.square()[None]"))
+    assert "a tensor of shape (1, 1) came; a tensor of shape (1,) was expected" in causes(result)
+    result = school.grade("value", school.notebook(area="def area(side):\n    return side * 2"))
+    assert "the value is not the expected one" in causes(result)
+    assert "2.89" not in causes(result)
+    assert "2.89" in result.tasks[0].checks[0].detail
+
+
+def test_a_check_that_uses_another_task_says_so(school: School) -> None:
+    result = school.grade("needs", school.notebook(area="def area(side):\n    return side"))
+    assert result.tasks[1].checks[0].needs == ("area",)
+
+
+# what crashes, hangs or is untidy
+
+
+@pytest.mark.parametrize(
+    "crash",
+    ["import os; os._exit(0)", "import ctypes; ctypes.string_at(0)", "import os; os.abort()"],
+    ids=["exit", "segmentation fault", "abort"],
+)
+def test_a_crash_costs_only_its_own_task(school: School, crash: str) -> None:
+    result = school.grade("crash", school.notebook(volume=f"def volume(side, height):\n    {crash}"))
+    assert earned(result) == [2.0, 0.0]
+    assert result.verdict == Verdict.STUDENT_FAULT
+    assert "the process ended" in causes(result)
+
+
+def test_an_endless_loop_costs_only_its_own_task(school: School) -> None:
+    result = school.grade("loop", school.notebook(volume="def volume(side, height):\n    while True: pass"))
+    assert earned(result) == [2.0, 0.0]
+    assert "seconds of computing time" in causes(result)
+
+
+def test_a_cell_that_ends_the_process_is_left_out_and_the_rest_is_graded(school: School) -> None:
+    result = school.grade("ending", with_first_cell(school.notebook(), "import os; os._exit(3)"))
+    assert result.score == 5.0
+    assert result.verdict == Verdict.STUDENT_FAULT
+    assert "cell 1: your code ended its process (exit code 3)" in result.reason
+
+
+def test_a_process_that_ends_itself_later_is_run_again(school: School) -> None:
+    later = "import os, threading\nthreading.Timer(0.05, os._exit, (0,)).start()\nimport time; time.sleep(0.2)"
+    assert school.grade("timer", with_first_cell(school.notebook(), later)).score == 5.0
+
+
+def test_a_syntax_error_costs_only_its_own_cell(school: School) -> None:
+    notebook = school.notebook()
+    for cell in notebook["cells"]:
+        if "def volume" in "".join(cell["source"]):
+            cell["source"] = "def volume(side, height:\n    return 0"
+    assert earned(school.grade("syntax", notebook)) == [2.0, 0.0]
+
+
+@pytest.mark.parametrize(
+    "untidy",
+    [
+        "import warnings; warnings.warn('careful')",
+        "import sys; print('x' * 100, file=sys.stderr)",
+        "import torch; torch.set_default_dtype(torch.float64)",
+        "import torch; torch.set_default_device('meta')",
+        "import torch; torch.set_grad_enabled(False)",
+        "import torch; torch.set_num_threads(4); torch.randn(1000, 1000) @ torch.randn(1000, 1000)",
+        "import warnings; warnings.simplefilter('error')",
+        "import matplotlib; matplotlib.use('svg')",
+        "import torch, random; torch.manual_seed(7); random.seed(7)",
+        "import torch; torch.use_deterministic_algorithms(True)",
+        "raise ValueError('a stray cell')",
+        "%matplotlib inline\n!echo hello\n%time 1 + 1",
+        "exit()",
+    ],
+)
+def test_untidy_state_never_costs_a_mark(school: School, untidy: str) -> None:
+    result = school.grade("untidy", with_first_cell(school.notebook(), untidy))
+    assert result.score == 5.0, causes(result)
+    assert result.verdict == Verdict.GRADED
+
+
+def test_what_one_task_breaks_is_whole_for_the_next(school: School) -> None:
+    # Patched while area's checks run, in a fork of the notebook's process: volume's checks have another.
+    patching = (
+        "def area(side):\n"
+        "    global volume\n"
+        "    volume = volume if float(side[0]) == 3 else None  # 3 is what the visible checks ask for\n"
+        "    return side * side"
+    )
+    assert earned(school.grade("patching", school.notebook(area=patching))) == [2.0, 3.0]
+    notebook = school.notebook(
+        area="calls = 0\ndef area(side):\n    global calls\n    calls += 1\n    assert calls < 5\n    return side**2"
+    )
+    assert earned(school.grade("counting", notebook)) == [2.0, 3.0]
+
+
+# cheating
+
+
+CHEATS = {
+    "equal to everything": "class Yes:\n    def __eq__(self, other): return True\n    def __getattr__(self, name): return self\n"
+    "    def __call__(self, *a, **k): return self\n    def __bool__(self): return True\n    def __float__(self): return 2.89\n"
+    "    shape = (1,)\n",
+    "patched comparison": "import torch\ntorch.allclose = torch.isclose = torch.equal = lambda *a, **k: True\n"
+    "torch.testing.assert_close = lambda *a, **k: None\ntorch.Tensor.__eq__ = lambda *a: True\n"
+    "class Yes: pass\n",
+    "asserts dropped": "import ast\nclass Drop(ast.NodeTransformer):\n"
+    "    def visit_Assert(self, node): return ast.Pass()\n"
+    "get_ipython().ast_transformers.append(Drop())\nclass Yes: pass\n",
+    "forged wire": "import autograder.remote.wire as w, autograder.remote.server as s\n"
+    "s.Server.answer = lambda self, frame: w.pack({'value': True})\nclass Yes: pass\n",
+    "forged verdict": "import sys\nsys.modules['pytest'] = sys\nimport builtins\nbuiltins.AssertionError = Exception\nclass Yes: pass\n",
+}
+
+
+@pytest.mark.parametrize("cheat", CHEATS)
+def test_cheating_earns_what_the_rest_of_the_code_earned(school: School, cheat: str) -> None:
+    answers = {
+        "area": "def area(side):\n    return Yes()",
+        "volume": "def volume(side, height):\n    return Yes()",
+    }
+    assert school.grade("cheat", with_first_cell(school.notebook(**answers), CHEATS[cheat])).score == 0.0
+
+
+@pytest.mark.parametrize("cheat", [name for name in CHEATS if name != "forged wire"])
+def test_an_honest_task_keeps_its_points_beside_a_cheat(school: School, cheat: str) -> None:
+    answers = {"volume": "def volume(side, height):\n    return Yes()"}
+    assert earned(school.grade("mixed", with_first_cell(school.notebook(**answers), CHEATS[cheat])))[1] == 0.0
+
+
+def test_a_module_beside_the_notebook_does_not_replace_the_real_one(school: School) -> None:
+    fake = {"torch.py": "raise SystemExit", "expect.py": "def expect_close(*a): pass", "helper.py": "FACTOR = 1"}
+    notebook = with_first_cell(
+        school.notebook(), "import torch, helper\nassert torch.ones(2).sum() == 2 * helper.FACTOR"
+    )
+    result = school.grade("torch", notebook, fake)
+    assert result.score == 5.0
+    assert [cell.error for cell in result.cells] == [""] * len(result.cells)
+
+
+SEARCH = '''
+import gc, glob, inspect, os, sys
+
+def search(word):
+    """Look for a word wherever this process can look; where it was found."""
+    found = set()
+    skip = ("/proc", "/sys", "/usr", "/opt/python", "/opt/packages", "/lib", "/bin", "/sbin", "/dev")
+    for folder, folders, names in os.walk("/"):
+        if folder.startswith(skip):
+            folders[:], names = [], []
+        for name in names:
+            try:
+                with open(os.path.join(folder, name), "rb") as file:
+                    if word.encode() in file.read(10**7): found.add(os.path.join(folder, name))
+            except OSError: pass
+    for path in glob.glob("/proc/[0-9]*/environ") + glob.glob("/proc/[0-9]*/cmdline") + ["/proc/self/mountinfo"]:
+        try:
+            if word.encode() in open(path, "rb").read(): found.add(path)
+        except OSError: pass
+    for thing in gc.get_objects():
+        if isinstance(thing, dict):
+            for value in list(thing.values()):
+                if isinstance(value, str) and word in value: found.add("an object")
+    for frame in inspect.stack()[2:]:
+        if any(word in repr(value)[:10000] for value in frame.frame.f_locals.values()):
+            found.add(frame.function)
+    return sorted(found)
+'''
+
+
+def test_no_check_source_or_expected_value_can_be_reached(school: School) -> None:
+    # The word is put together so that the search does not find itself.
+    word = " + ".join(repr(part) for part in (SECRET[:10], SECRET[10:20], SECRET[20:]))
+    searching = (
+        "def area(side):\n"
+        f"    print('SEARCHED', search({word}))\n"
+        "    print('CONTROL', search('beside-' + 'the-notebook'))\n"
+        "    return side"
+    )
+    notebook = with_first_cell(school.notebook(area=searching), SEARCH)
+    result = school.grade("searching", notebook, {"notes.txt": "a word beside-the-notebook"})
+    printed = result.tasks[0].checks[0].detail
+    assert "SEARCHED []" in printed, printed
+    assert "notes.txt" in printed.split("CONTROL")[1]
+
+
+def test_a_hook_that_saves_cell_source_sees_only_the_notebook(school: School) -> None:
+    hook = (
+        "seen = []\n"
+        "get_ipython().events.register('pre_run_cell', lambda info: seen.append(info.raw_cell))\n"
+        "import builtins\nreal = builtins.compile\n"
+        "def spy(source, *a, **k):\n    seen.append(str(source))\n    return real(source, *a, **k)\n"
+        "builtins.compile = spy\n"
+    )
+    spying = "def area(side):\n    print('SEEN', [s for s in seen if 'Test' + 'Area' in s or '2.' + '89' in s])\n    return side"
+    result = school.grade("spy", with_first_cell(school.notebook(area=spying), hook))
+    assert "SEEN []" in result.tasks[0].checks[0].detail
+
+
+def test_what_checks_made_student_code_print_is_for_instructors_only(school: School) -> None:
+    result = school.grade(
+        "leak", school.notebook(area="def area(side):\n    print('side is', side)\n    raise ValueError(str(side))")
+    )
+    assert "1.7000" in result.tasks[0].checks[0].detail
+    assert "1.7" not in causes(result)
+    shown = json.dumps([cell.outputs for cell in result.cells])
+    assert "1.7000" not in shown
+
+
+# results that stand
+
+
+def test_a_result_stands_until_something_that_decided_it_changes(school: School) -> None:
+    first = school.grade("stands", school.notebook())
+    path = result_path(school.course.root, "shapes", "stands")
+    marked = first.model_copy(update={"reason": "kept"})
+    path.write_text(marked.model_dump_json())
+    assert school.grader.grade("stands").reason == "kept"
+    assert school.grader.grade("stands", force=True).reason == ""
+    path.write_text(marked.model_dump_json())
+    assert school.grade("stands", school.notebook(area="def area(side):\n    return side * side")).reason == ""
+
+
+def test_a_file_that_is_not_a_result_is_graded_anew(school: School) -> None:
+    school.grade("cut", school.notebook())
+    path = result_path(school.course.root, "shapes", "cut")
+    path.write_text(path.read_text()[:100])
+    assert school.grader.grade("cut").score == 5.0
+    assert load_result(path) is not None
+
+
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [(b"", "empty file"), (b"{", "not JSON"), (b"\xff\xfe", "not UTF-8"), (b'{"nbformat": 3}', "format 4")],
+)
+def test_what_is_no_notebook_gets_a_plain_reason(school: School, content: bytes, reason: str) -> None:
+    school.hand_in("broken", school.notebook())
+    (school.course.root / "submitted/broken/shapes/shapes.ipynb").write_bytes(content)
+    result = school.grader.grade("broken")
+    assert (result.verdict, result.score, result.max_score) == (Verdict.STUDENT_FAULT, 0.0, 5.0)
+    assert reason in result.reason
+
+
+def test_nothing_handed_in_gets_a_plain_reason(school: School) -> None:
+    assert school.grader.grade("nobody").reason == "nothing was handed in"
+
+
+# faults of ours
+
+
+def test_a_dead_grading_process_gives_no_mark(released: TinyCourse) -> None:
+    with Grader(released.root, load_course(released.root), "shapes") as grader:
+        school = School(released, grader)
+        assert school.grade("first", school.notebook()).score == 5.0
+        grader.worker.process.kill()
+        grader.worker.process.wait()
+        result = school.grade("second", school.notebook())
+    assert result.verdict == Verdict.GRADER_FAULT
+    assert result.tasks == ()
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "says"),
+    [
+        ("torch.tensor([2.89])", "torch.tensor([2.98])", "The reference solution earns"),
+        ("import torch\n", "import torch\nimport no_such_module\n", "no_such_module"),
+        ('@task("volume", needs=("area",))', '@task("weight")', "tasks and hidden checks do not match: volume, weight"),
+        ("def test_box(self, student):", "def test_box(self, student, no_such_fixture):", "did not run"),
+    ],
+)
+def test_checks_that_are_broken_grade_nobody(released: TinyCourse, old: str, new: str, says: str) -> None:
+    released.edit(released.checks, old, new)
+    with Grader(released.root, load_course(released.root), "shapes") as grader:
+        school = School(released, grader)
+        with pytest.raises(WorkerFailed, match=says.replace("(", r"\(")):
+            school.grade("ada", school.notebook())
+    assert not (Path(released.root) / "results" / "shapes").exists()
+
+
+def test_students_are_named_plainly(school: School) -> None:
+    from autograder.course import CourseError
+
+    names: Sequence[str] = ("../ada", "a/b", "", "*", ".hidden", "a" * 200, "-rf")
+    for name in names:
+        with pytest.raises(CourseError, match="identifier"):
+            school.grader.grade(name)
