@@ -8,17 +8,20 @@ in which nbgrader reads marks. So `course grade`, `nbgrader autograde` and the f
 import atexit
 import io
 import logging
+import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from nbformat import from_dict
 from nbgrader import utils
 from nbgrader.api import Gradebook, MissingEntry
 from nbgrader.converters import Autograde
 from nbgrader.converters.base import NbGraderException
 from nbgrader.coursedir import CourseDirectory
 from nbgrader.preprocessors import NbGraderPreprocessor
+from sqlalchemy.exc import SAWarning
 from traitlets.config import Config
 
 from autograder.course import Course, load_course
@@ -104,19 +107,12 @@ def write_result(cells: list[Any], canonical: Sequence[Cell], result: Submission
     for cell, ran in _matched(cells, canonical):
         found = outputs.get(ran.cell_id) if ran else None
         cell.execution_count = None
-        cell.outputs = [utils_output(output) for output in found.outputs] if found else []
+        cell.outputs = [from_dict(output) for output in found.outputs] if found else []
         if utils.is_grade(cell):
             name = cell.metadata.nbgrader["grade_id"].removesuffix(CHECKS_SUFFIX)
             if name not in tasks:
                 raise NoMark(f"no task {name} was graded for the cell {cell.metadata.nbgrader['grade_id']}")
             cell.outputs = _grade_outputs(tasks[name], order, found)
-
-
-def utils_output(output: dict[str, Any]) -> Any:
-    """A plain output as nbformat's own type."""
-    from nbformat import from_dict
-
-    return from_dict(output)
 
 
 def _matched(cells: list[Any], canonical: Sequence[Cell]) -> Iterator[tuple[Any, Cell | None]]:
@@ -142,7 +138,7 @@ def _grade_outputs(task: TaskResult, order: Sequence[str], ran: CellResult | Non
         "data": {"text/plain": str(task.earned)},
     }  # fmt: skip
     shown = [_as_display(output) for output in (ran.outputs if ran else ())]
-    return [utils_output(output) for output in (mark, _display(task_report(task, order)), *shown)]
+    return [from_dict(output) for output in (mark, _display(task_report(task, order)), *shown)]
 
 
 def _display(text: str) -> dict[str, Any]:
@@ -170,12 +166,14 @@ def record(root: Path, course: Course, result: SubmissionResult) -> RecordedMark
         raise NoMark(f"{result.student}: {result.reason}")
     config = Config()
     configure(config, root, course)
-    enter_assignment(root, course, result.assignment, config)
-    if any(task.checks for task in result.tasks):
-        _run_nbgrader(config, result)
-    else:
-        _record_refused(config, course, root, result)
-    return read_mark(root, course, result.assignment, result.student)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", SAWarning)  # nbgrader's own queries cause them, and they say nothing to a user
+        enter_assignment(root, course, result.assignment, config)
+        if any(task.checks for task in result.tasks):
+            _run_nbgrader(config, result)
+        else:
+            _record_refused(config, course, root, result)
+        return read_mark(root, course, result.assignment, result.student)
 
 
 def enter_assignment(root: Path, course: Course, assignment: str, config: Config) -> None:

@@ -20,7 +20,12 @@ WRONG_AREA = "def area(side):\n    return side.square() + 1"
 ANSWERS = {
     "perfect": {},
     "half": {"area": WRONG_AREA},
-    "loud": {"volume": "import sys\ndef volume(side, height):\n    print('careful', file=sys.stderr)\n    return area(side) * height"},
+    "loud": {
+        "volume": "import sys\n"
+        "def volume(side, height):\n"
+        "    print('careful', file=sys.stderr)\n"
+        "    return area(side) * height"
+    },
     "late": {},
 }  # fmt: skip
 

@@ -198,8 +198,9 @@ def test_what_one_task_breaks_is_whole_for_the_next(school: School) -> None:
 
 
 CHEATS = {
-    "equal to everything": "class Yes:\n    def __eq__(self, other): return True\n    def __getattr__(self, name): return self\n"
-    "    def __call__(self, *a, **k): return self\n    def __bool__(self): return True\n    def __float__(self): return 2.89\n"
+    "equal to everything": "class Yes:\n    def __eq__(self, other): return True\n"
+    "    def __getattr__(self, name): return self\n    def __call__(self, *a, **k): return self\n"
+    "    def __bool__(self): return True\n    def __float__(self): return 2.89\n"
     "    shape = (1,)\n",
     "patched comparison": "import torch\ntorch.allclose = torch.isclose = torch.equal = lambda *a, **k: True\n"
     "torch.testing.assert_close = lambda *a, **k: None\ntorch.Tensor.__eq__ = lambda *a: True\n"
@@ -209,7 +210,8 @@ CHEATS = {
     "get_ipython().ast_transformers.append(Drop())\nclass Yes: pass\n",
     "forged wire": "import autograder.remote.wire as w, autograder.remote.server as s\n"
     "s.Server.answer = lambda self, frame: w.pack({'value': True})\nclass Yes: pass\n",
-    "forged verdict": "import sys\nsys.modules['pytest'] = sys\nimport builtins\nbuiltins.AssertionError = Exception\nclass Yes: pass\n",
+    "forged verdict": "import sys\nsys.modules['pytest'] = sys\nimport builtins\n"
+    "builtins.AssertionError = Exception\nclass Yes: pass\n",
 }
 
 
@@ -292,7 +294,8 @@ def test_a_hook_that_saves_cell_source_sees_only_the_notebook(school: School) ->
         "def spy(source, *a, **k):\n    seen.append(str(source))\n    return real(source, *a, **k)\n"
         "builtins.compile = spy\n"
     )
-    spying = "def area(side):\n    print('SEEN', [s for s in seen if 'Test' + 'Area' in s or '2.' + '89' in s])\n    return side"
+    hidden = "[s for s in seen if 'Test' + 'Area' in s or '2.' + '89' in s]"
+    spying = f"def area(side):\n    print('SEEN', {hidden})\n    return side"
     result = school.grade("spy", with_first_cell(school.notebook(area=spying), hook))
     assert "SEEN []" in result.tasks[0].checks[0].detail
 
