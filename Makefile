@@ -18,7 +18,7 @@ help: ## Show this list
 	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  make \1\t\2/p' $(firstword $(MAKEFILE_LIST))
 
 demo: $(INSTALLED) sandbox ## Grade four made-up submissions in a throw-away copy of the course
-	$(RUN) autograder.demo
+	$(VENV)/bin/course demo
 
 test: lint sandbox ## Check style and types, then run all tests
 	$(RUN) pytest

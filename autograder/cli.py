@@ -219,3 +219,28 @@ def show(name: str, student: str, task: str | None) -> None:
     if task is not None and task not in tasks:
         raise CourseError(f"{name} has no task {task!r}; its tasks are {', '.join(tasks)}.")
     click.echo(instructor_report(result, task))
+
+
+@main.command()
+@click.option(
+    "--to",
+    "folder",
+    type=click.Path(file_okay=False, path_type=Path),
+    help="Make the throw-away course in this folder.  [default: demo/ in the course]",
+)
+@_command
+def demo(folder: Path | None) -> None:
+    """Grade four made-up submissions in a throw-away copy of the course.
+
+    Releases the first assignment there, hands in a perfect, an untouched, a half-right and a cheating notebook, grades
+    them the whole way into a gradebook, and prints their marks. The course's own gradebook is not touched. Exits with 1
+    where a mark is not what it must be.
+
+    \b
+    Example:
+      course demo
+    """
+    from autograder.course import find_root
+    from autograder.demo import run
+
+    run(find_root(), folder)

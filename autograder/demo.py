@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from autograder.authoring import Script, read_script, solved_notebook
-from autograder.course import Course, CourseError, find_root, load_course
+from autograder.course import Course, CourseError, load_course
 from autograder.gradebook import NoMark, RecordedMark, read_mark, record
 from autograder.grading import Grader
 from autograder.release import release
@@ -332,10 +332,3 @@ def _shown(path: Path, start: Path | None = None) -> str:
     """A path as one would type it: relative where that is shorter."""
     relative = os.path.relpath(path, start or Path.cwd())
     return relative if len(relative) < len(str(path)) else str(path)
-
-
-if __name__ == "__main__":
-    try:
-        run(find_root())
-    except CourseError as error:
-        sys.exit(f"Error: {error}")

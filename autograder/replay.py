@@ -37,7 +37,7 @@ def with_checks(root: Path, assignment: str, use: Callable[[list[pytest.Item]], 
         settings.write("[pytest]\n")
         settings.flush()
         arguments = ["-c", settings.name, "--rootdir", str(root), "--noconftest", "--import-mode=importlib"]
-        arguments += ["-q", "-s", "--tb=short", "-p", "autograder.plugin", f"--checks-seed={seed}", str(file)]
+        arguments += ["-q", "-s", "--tb=native", "-p", "autograder.plugin", f"--checks-seed={seed}", str(file)]
         for plugin in _LEFT_OUT:
             arguments += ["-p", f"no:{plugin}"]
         status = pytest.main(arguments, plugins=[host])

@@ -72,7 +72,8 @@ class Sandbox:
         self.kind = kind
         self.nested = nested
         self.isolation: Isolation = "none" if kind == "none" else "namespaces" if nested else "bubblewrap"
-        self.folder = Path(tempfile.mkdtemp(prefix="course-sandbox-"))
+        # As root, in a folder that the user whom the sandbox runs as can reach, which a root's TMPDIR may not be.
+        self.folder = Path(tempfile.mkdtemp(prefix="course-sandbox-", dir="/tmp" if os.getuid() == 0 else None))
         self.owner = os.getpid()
         self.ready = False
         self.control, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)

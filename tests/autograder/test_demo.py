@@ -1,7 +1,6 @@
 """The demo on a tiny course: real release, real sandbox, real gradebook."""
 
 import subprocess
-import sys
 
 import pytest
 from nbgrader.api import Gradebook
@@ -46,7 +45,7 @@ def test_the_demo_grades_four_submissions_in_a_copy_and_leaves_the_course_alone(
     variants.parent.mkdir()
     variants.write_text(VARIANTS)
     before = sorted(path.name for path in tiny_course.root.iterdir())
-    command = [sys.executable, "-m", "autograder.demo"]
+    command = ["course", "demo"]
     done = subprocess.run(command, cwd=tiny_course.root, env=environment, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, f"{done.stdout}\n{done.stderr}"
     demo = tiny_course.root / "demo"

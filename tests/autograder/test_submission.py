@@ -56,9 +56,7 @@ def code_cells(notebook):
 
 
 def named(notebook, name):
-    [found] = [
-        cell for cell in notebook["cells"] if cell["metadata"].get("nbgrader", {}).get("grade_id") == name
-    ]
+    [found] = [cell for cell in notebook["cells"] if cell["metadata"].get("nbgrader", {}).get("grade_id") == name]
     return found
 
 

@@ -27,7 +27,7 @@ def test_every_mistake_loses_points_in_its_own_task_and_every_alternative_earns_
 def test_an_audit_tells_uncaught_mistakes_and_refused_alternatives(tiny_course: TinyCourse) -> None:
     variants = tiny_course.root / "tests" / "variants" / "shapes.py"
     variants.parent.mkdir()
-    variants.write_text('''
+    variants.write_text("""
 from autograder.variants import alternative, mistake
 
 
@@ -61,7 +61,7 @@ def wrong():
 def product():
     def area(side):
         return side * side
-''')
+""")
     findings = {finding.variant: finding for finding in audit_variants(tiny_course.root, "shapes")}
     assert findings[""].failed == ()
     assert findings["one_off"].problem == "one_off: also loses points in volume"  # volume needs area, which it must say

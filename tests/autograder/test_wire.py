@@ -82,9 +82,9 @@ LEAVES = (
 )  # fmt: skip
 VALUES = st.recursive(
     LEAVES,
-    lambda inner: st.lists(inner, max_size=4)
-    | st.lists(inner, max_size=3).map(tuple)
-    | st.dictionaries(KEYS, inner, max_size=3),
+    lambda inner: (
+        st.lists(inner, max_size=4) | st.lists(inner, max_size=3).map(tuple) | st.dictionaries(KEYS, inner, max_size=3)
+    ),
     max_leaves=12,
 )
 
@@ -303,8 +303,12 @@ JSON_LEAVES = (
 )  # fmt: skip
 JSON_NODES = st.recursive(
     JSON_LEAVES,
-    lambda inner: st.lists(inner, max_size=4)
-    | st.builds(lambda tag, fields: {**fields, "t": tag}, JSON_TAGS, st.dictionaries(JSON_FIELDS, inner, max_size=3)),
+    lambda inner: (
+        st.lists(inner, max_size=4)
+        | st.builds(
+            lambda tag, fields: {**fields, "t": tag}, JSON_TAGS, st.dictionaries(JSON_FIELDS, inner, max_size=3)
+        )
+    ),
     max_leaves=15,
 )
 

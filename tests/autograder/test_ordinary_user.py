@@ -1,0 +1,103 @@
+"""Grading works as root and as an ordinary user. Whoever runs the tests, these grade as an ordinary user."""
+
+import json
+import os
+import shlex
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from conftest import TinyCourse
+
+from autograder.authoring import read_script, solved_notebook
+
+USER = 64_123
+ROOT = Path(__file__).parents[2]
+
+GRADE = """
+import os, sys
+from pathlib import Path
+from autograder.course import load_course
+from autograder.gradebook import record
+from autograder.grading import Grader
+
+root = Path(sys.argv[1])
+course = load_course(root)
+print("user", os.getuid())
+with Grader(root, course, "shapes") as grader:
+    for student in ("perfect", "looking", "untouched"):
+        result = grader.grade(student)
+        print(student, result.verdict, result.score, result.sandbox, record(root, course, result).score)
+"""
+
+
+def first_closed_folder(path: Path) -> Path | None:
+    """The outermost folder on the way to a path that others may not enter."""
+    return next((folder for folder in reversed(path.resolve().parents) if not folder.stat().st_mode & 0o001), None)
+
+
+def as_ordinary_user(command: list[str], needed: list[Path]) -> list[str]:
+    """A command that runs another as an ordinary user; for root, in a mount namespace where it can reach `needed`."""
+    if os.getuid() != 0:
+        return command
+    script = ["set -e", "stage=$(mktemp -d)", 'mount -t tmpfs tmpfs "$stage"']
+    behind = {path: closed for path in needed if (closed := first_closed_folder(path))}
+    for number, path in enumerate(behind):
+        script += [f'mkdir "$stage/{number}"', f'mount --bind {shlex.quote(str(path))} "$stage/{number}"']
+    for closed in dict.fromkeys(behind.values()):
+        script += [f"mount -t tmpfs -o mode=755 tmpfs {shlex.quote(str(closed))}"]
+    for number, path in enumerate(behind):
+        quoted = shlex.quote(str(path))
+        script += [f"mkdir -p {quoted}", f'mount --move "$stage/{number}" {quoted}']
+    drop = ["setpriv", f"--reuid={USER}", f"--regid={USER}", "--clear-groups", "--no-new-privs", "--bounding-set=-all"]
+    script += [f"exec {shlex.join([*drop, *command])}"]
+    return ["unshare", "--mount", "--propagation", "private", "/bin/sh", "-c", "\n".join(script)]
+
+
+@pytest.fixture
+def owned(released_once: TinyCourse) -> Iterator[TinyCourse]:
+    """A released tiny course with submissions, in a folder that belongs to the ordinary user."""
+    folder = Path(tempfile.mkdtemp(prefix="ordinary-", dir="/tmp"))
+    course = TinyCourse(folder / "course")
+    shutil.copytree(released_once.root, course.root)
+    (course.root / "gradebook.db").unlink()
+    solved = json.loads(json.dumps(solved_notebook(read_script(course.script))))
+    looking = (
+        "def area(side):\n"
+        "    import glob, os\n"
+        "    assert not glob.glob('/root/*') and os.getuid() == 1000\n"
+        "    return side**2"
+    )
+    submissions = {
+        "perfect": solved,
+        "looking": solved_notebook(read_script(course.script), {"area": looking}),
+        "untouched": json.loads((course.root / "release/shapes/shapes.ipynb").read_text()),
+    }
+    for student, notebook in submissions.items():
+        place = course.root / "submitted" / student / "shapes"
+        place.mkdir(parents=True)
+        (place / "shapes.ipynb").write_text(json.dumps(notebook))
+    if os.getuid() == 0:
+        subprocess.run(["chown", "-R", f"{USER}:{USER}", str(folder)], check=True)
+    yield course
+    shutil.rmtree(folder)
+
+
+def test_an_ordinary_user_grades_and_records(owned: TinyCourse, environment: dict[str, str]) -> None:
+    needed = [Path(sys.base_prefix), Path(sys.prefix), ROOT]
+    command = as_ordinary_user([sys.executable, "-c", GRADE, str(owned.root)], needed)
+    home = owned.root.parent
+    environment = {**environment, "HOME": str(home), "TMPDIR": "/tmp", "JUPYTER_CONFIG_DIR": str(home / ".jupyter")}
+    done = subprocess.run(command, env=environment, cwd=owned.root, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    user, *lines = done.stdout.splitlines()
+    assert user != "user 0"
+    assert lines == [
+        "perfect GRADED 5.0 namespaces 5.0",
+        "looking GRADED 5.0 namespaces 5.0",
+        "untouched GRADED 0.0 namespaces 0.0",
+    ]
