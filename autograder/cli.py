@@ -120,73 +120,40 @@ def _report_stale(stale: list[str]) -> None:
 @main.command()
 @click.argument("name")
 @click.option("--student", help="Grade this student's submission only.  [default: every submission]")
+@click.option("--jobs", type=click.IntRange(1, 64), help="Submissions graded side by side.  [default: one per core]")
 @click.option("--force", is_flag=True, help="Grade again even where nothing has changed.")
+@click.option("--dry-run", is_flag=True, help="Grade and show what would change, but record no mark.")
 @click.option("--json", "as_json", is_flag=True, help="Print results as JSON, one line per submission.")
 @_command
-def grade(name: str, student: str | None, force: bool, as_json: bool) -> None:
+def grade(name: str, student: str | None, jobs: int | None, force: bool, dry_run: bool, as_json: bool) -> None:
     """Grade submissions of an assignment and record the marks in nbgrader's gradebook.
 
     Reads submitted/STUDENT/NAME/NAME.ipynb, runs it in the sandbox, lets the hidden checks question it from outside,
-    and prints for every task which checks passed, a hint where one did not, and the mark. What has not changed since it
-    was graded is not graded again. Exits with 1 where a submission has no mark because grading failed.
+    and prints the mark; for a single student also which checks passed, and a hint where one did not. What has not
+    changed since it was graded is not graded again, so an interrupted run goes on where it stopped. Exits with 1 where
+    a submission has no mark because grading failed.
 
     \b
     Example:
+      course grade information_theory
       course grade information_theory --student ada
-      course grade information_theory --json
+      course grade information_theory --dry-run
     """
     from autograder.course import CourseError, find_root, load_course
-    from autograder.grading import Grader
+    from autograder.grading import check_student_id
     from autograder.submission import students_of
-    from autograder.worker import WorkerFailed
+    from autograder.terminal import Style, grade_and_print
 
     root = find_root()
     course = load_course(root)
     course.assignment(name)
-    students = [student] if student else students_of(root, name)
+    students = [check_student_id(student)] if student else students_of(root, name)
     if not students:
         raise CourseError(f"There are no submissions of {name}: they go to submitted/STUDENT/{name}/{name}.ipynb.")
     if course.sandbox == "none":
         click.echo('WARNING: sandbox="none": student code runs with all your rights, and could change marks.', err=True)
-    ungraded = []
-    with Grader(root, course, name) as grader:
-        for one in students:
-            try:
-                result = grader.grade(one, force=force)
-            except WorkerFailed as error:
-                raise CourseError(str(error)) from error
-            if not _print_and_record(root, course, result, as_json):
-                ungraded.append(one)
-    if ungraded:
-        raise CourseError(f"{len(ungraded)} of {len(students)} submissions have no mark: {', '.join(ungraded)}")
-
-
-def _print_and_record(root: Path, course: Any, result: Any, as_json: bool) -> bool:
-    """Record a result, print it and the recorded mark; whether there is one."""
-    import json
-
-    from autograder.gradebook import NoMark, record
-    from autograder.report import submission_report
-
-    recorded, failure = None, ""
-    try:
-        recorded = record(root, course, result)
-    except NoMark as error:
-        failure = str(error)
-    if as_json:
-        data = result.model_dump(
-            mode="json", exclude={"cells": True, "tasks": {"__all__": {"checks": {"__all__": {"detail"}}}}}
-        )
-        marks = {"score": result.score, "max_score": result.max_score, "recorded": recorded and recorded.score}
-        click.echo(json.dumps({**data, **(marks if recorded else {}), "failure": failure}))
-    else:
-        click.echo(submission_report(result))
-        if failure:
-            click.echo(f"No mark was recorded: {failure}", err=True)
-        elif recorded and recorded.score != result.score:
-            penalty = f", late penalty {recorded.late_penalty:g}" if recorded.late_penalty else ""
-            click.echo(f"In the gradebook: {recorded.score:g} of {recorded.max_score:g}{penalty}")
-    return recorded is not None
+    style: Style = "json" if as_json else "report" if student else "lines"
+    grade_and_print(root, course, name, students, style, jobs=jobs, force=force, dry_run=dry_run)
 
 
 @main.command()
@@ -219,6 +186,73 @@ def show(name: str, student: str, task: str | None) -> None:
     if task is not None and task not in tasks:
         raise CourseError(f"{name} has no task {task!r}; its tasks are {', '.join(tasks)}.")
     click.echo(instructor_report(result, task))
+
+
+@main.command()
+@_names
+@click.option("--json", "as_json", is_flag=True, help="Print JSON, one line per assignment.")
+@_command
+def status(names: tuple[str, ...], as_json: bool) -> None:
+    """Show how assignments stand: all, or those named; for a single one also each student.
+
+    Counts who submitted; whose result is there and would be found again, is stale because the submission, the checks or
+    something else that decides it has changed, or is missing; and who was late, had a fault in the submission, or has a
+    mark in the gradebook that is not the result's. Only reads, and grades nothing.
+
+    \b
+    Example:
+      course status
+      course status information_theory
+    """
+    from autograder.course import find_root, load_course
+    from autograder.status import as_data, course_status, student_lines, table
+
+    root = find_root()
+    found = course_status(root, load_course(root), names)
+    if as_json:
+        for one in found:
+            click.echo(as_data(one, with_students=len(names) == 1))
+        return
+    click.echo(table(found))
+    if len(names) == 1 and found[0].students:
+        click.echo(f"\n{student_lines(found[0])}")
+
+
+@main.command()
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object; what is being done goes to stderr.")
+@click.pass_context
+def doctor(context: click.Context, as_json: bool) -> None:
+    """Find out whether grading works and is safe on this machine, and what to do where it is not.
+
+    Looks at versions, bubblewrap, namespaces, disk, memory, and at the course and its gradebook where you are in one.
+    Starts the real sandbox and tries to break out of it, each way also from outside to prove the attempt. Takes some
+    ten seconds, changes nothing, and exits with 1 where there is a problem.
+
+    \b
+    Example:
+      course doctor
+    """
+    import dataclasses
+    import json
+
+    from autograder.course import CourseError, find_root
+    from autograder.doctor import Finding, Level, examine, line, verdict
+
+    root = None
+    try:
+        root = find_root()
+    except CourseError:
+        click.echo("Not in a course's folder: only the machine is looked at.", err=True)
+    findings = []
+    for step in examine(root):
+        if isinstance(step, Finding):
+            findings.append(step)
+        if not as_json or not isinstance(step, Finding):
+            click.echo(line(step), err=as_json)
+    last, safe = verdict(findings), all(one.level != Level.PROBLEM for one in findings)
+    data = {"safe": safe, "verdict": last, "findings": [dataclasses.asdict(one) for one in findings]}
+    click.echo(json.dumps(data) if as_json else f"\n{last}")
+    context.exit(0 if safe else 1)
 
 
 @main.command()

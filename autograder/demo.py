@@ -20,7 +20,7 @@ from typing import Any
 
 from autograder.authoring import Script, read_script, solved_notebook
 from autograder.course import Course, CourseError, load_course
-from autograder.gradebook import NoMark, RecordedMark, read_mark, record
+from autograder.gradebook import NoMark, RecordedMark, read_marks, record
 from autograder.grading import Grader
 from autograder.release import release
 from autograder.results import SubmissionResult
@@ -272,7 +272,7 @@ def _grade_all(folder: Path, course: Course, name: str, students: Sequence[Stude
                     record(folder, course, result)
                 except NoMark as error:
                     raise CourseError(str(error)) from error
-            graded.append(_Graded(student, result, read_mark(folder, course, name, student.name)))
+            graded.append(_Graded(student, result, read_marks(folder, course, name)[student.name]))
     return graded
 
 

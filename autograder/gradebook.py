@@ -16,11 +16,12 @@ from typing import Any
 
 from nbformat import from_dict
 from nbgrader import utils
-from nbgrader.api import Gradebook, MissingEntry
+from nbgrader.api import Assignment, Grade, Gradebook, MissingEntry, SubmittedAssignment, SubmittedNotebook
 from nbgrader.converters import Autograde
 from nbgrader.converters.base import NbGraderException
 from nbgrader.coursedir import CourseDirectory
 from nbgrader.preprocessors import NbGraderPreprocessor
+from sqlalchemy import func
 from sqlalchemy.exc import SAWarning
 from traitlets.config import Config
 
@@ -45,6 +46,8 @@ class RecordedMark:
     """Points as they count: manual marks included, the late penalty taken off."""
     max_score: float
     late_penalty: float
+    automatic: float | None
+    """Points from the checks alone; None where there is no mark yet."""
 
 
 class RunChecks(NbGraderPreprocessor):  # type: ignore[misc]
@@ -173,7 +176,7 @@ def record(root: Path, course: Course, result: SubmissionResult) -> RecordedMark
             _run_nbgrader(config, result)
         else:
             _record_refused(config, course, root, result)
-        return read_mark(root, course, result.assignment, result.student)
+        return read_marks(root, course, result.assignment, result.student)[result.student]
 
 
 def enter_assignment(root: Path, course: Course, assignment: str, config: Config) -> None:
@@ -224,15 +227,38 @@ def _record_refused(config: Config, course: Course, root: Path, result: Submissi
         gradebook.db.commit()
 
 
-def read_mark(root: Path, course: Course, assignment: str, student: str) -> RecordedMark:
-    """What the gradebook holds for a submission.
+def read_marks(root: Path, course: Course, assignment: str, student: str | None = None) -> dict[str, RecordedMark]:
+    """What the gradebook holds of an assignment, by student.
 
-    Raises:
-        MissingEntry: Nothing is recorded.
+    Args:
+        root: The course folder.
+        course: Its settings.
+        assignment: Name of the assignment.
+        student: Only this one.
     """
+    if not (root / "gradebook.db").is_file():
+        return {}
     config = Config()
     configure(config, root, course)
     with Gradebook(config.CourseDirectory.db_url, course.id) as gradebook:
-        notebook = gradebook.find_submission_notebook(assignment, assignment, student)
-        penalty = notebook.late_submission_penalty or 0.0
-        return RecordedMark(round(notebook.score - penalty, 2), notebook.max_score, penalty)
+        found = (
+            gradebook.db.query(SubmittedAssignment.student_id, SubmittedNotebook, func.sum(Grade.auto_score))
+            .join(SubmittedNotebook, SubmittedNotebook.assignment_id == SubmittedAssignment.id)
+            .join(Grade, Grade.notebook_id == SubmittedNotebook.id)
+            .join(Assignment, Assignment.id == SubmittedAssignment.assignment_id)
+            .filter(Assignment.name == assignment)
+            .group_by(SubmittedAssignment.student_id, SubmittedNotebook.id)
+        )
+        if student is not None:
+            found = found.filter(SubmittedAssignment.student_id == student)
+        return {name: _recorded_mark(notebook, automatic) for name, notebook, automatic in found}
+
+
+def _recorded_mark(notebook: Any, automatic: float | None) -> RecordedMark:
+    penalty = notebook.late_submission_penalty or 0.0
+    return RecordedMark(
+        score=round(notebook.score - penalty, 2),
+        max_score=notebook.max_score,
+        late_penalty=penalty,
+        automatic=None if automatic is None else round(automatic, 2),
+    )

@@ -2,6 +2,7 @@
 
 import json
 import re
+import threading
 from pathlib import Path
 
 from autograder.course import Course, CourseError
@@ -42,16 +43,19 @@ class Grader:
         self.device = resolve_device(course)
         self.checks = checks_digest(root, assignment)
         self._worker: Worker | None = None
+        self._starting = threading.Lock()
+        self._closed = False
 
     @property
     def worker(self) -> Worker:
         """The warm worker, started at first use."""
-        if self._worker is None:
-            self._worker = Worker(self.root, self.assignment)
-        return self._worker
+        with self._starting:
+            if self._worker is None:
+                self._worker = Worker(self.root, self.assignment)
+            return self._worker
 
     def grade(self, student: str, *, force: bool = False) -> SubmissionResult:
-        """The result of a student's submission, graded now unless the stored one still stands.
+        """The result of a student's submission, graded now unless the stored one still stands. Thread-safe.
 
         Args:
             student: The student's identifier.
@@ -61,19 +65,29 @@ class Grader:
             CourseError: That cannot be a student's identifier.
             WorkerFailed: Nothing can be graded on this machine, and why.
         """
-        path = result_path(self.root, self.assignment, check_student_id(student))
+        stored = None if force else self.standing(student)
+        if stored is not None:
+            return stored
         try:
-            submission = read_submission(self.root, self.assignment, student, self.course.limits.files_bytes)
+            self._read(student)
+            result = self.worker.grade(student)
         except SubmissionFault as fault:
             result = refused(self.assignment, student, self.points, str(fault))
-            save_result(path, result)
-            return result
-        stored = load_result(path)
-        if stored is not None and not force and self.stands(stored, submission):
-            return stored
-        result = self.worker.grade(student)
-        save_result(path, result)
+        if not self._closed:  # a run that was interrupted leaves what it had not finished as it was
+            save_result(result_path(self.root, self.assignment, student), result)
         return result
+
+    def standing(self, student: str) -> SubmissionResult | None:
+        """The stored result, if it is what grading the submission would find now."""
+        stored = load_result(result_path(self.root, self.assignment, check_student_id(student)))
+        try:
+            submission = self._read(student)
+        except SubmissionFault:
+            return None
+        return stored if stored is not None and self.stands(stored, submission) else None
+
+    def _read(self, student: str) -> Submission:
+        return read_submission(self.root, self.assignment, student, self.course.limits.files_bytes)
 
     def stands(self, result: SubmissionResult, submission: Submission) -> bool:
         """Whether a stored result is what grading the submission would find now."""
@@ -82,6 +96,7 @@ class Grader:
 
     def close(self) -> None:
         """End the worker, if it was started."""
+        self._closed = True
         if self._worker is not None:
             self._worker.close()
             self._worker = None

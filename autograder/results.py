@@ -103,12 +103,17 @@ def result_path(root: Path, assignment: str, student: str) -> Path:
 
 
 def save_result(path: Path, result: SubmissionResult) -> None:
-    """Write a result atomically: a reader, or a power cut, sees the old file or the new one, never half of one."""
+    """Write a result atomically."""
+    write_atomically(path, result.model_dump_json(indent=1))
+
+
+def write_atomically(path: Path, text: str) -> None:
+    """Write a file so that a reader, or a power cut, sees the old one or the new one, never half of one."""
     path.parent.mkdir(parents=True, exist_ok=True)
     descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     try:
         with os.fdopen(descriptor, "w", encoding="utf-8") as file:
-            file.write(result.model_dump_json(indent=1))
+            file.write(text)
             file.flush()
             os.fsync(file.fileno())
         Path(temporary).replace(path)

@@ -18,6 +18,7 @@ import socket
 import subprocess
 import sys
 import tempfile
+import threading
 import traceback
 from collections.abc import Callable
 from pathlib import Path
@@ -80,6 +81,7 @@ class Worker:
                 env=environment, start_new_session=True,
             )  # fmt: skip
         self.ready = False
+        self.starting = threading.Lock()
 
     def wait(self) -> None:
         """Wait until submissions can be graded.
@@ -87,8 +89,11 @@ class Worker:
         Raises:
             WorkerFailed: They cannot be, and why.
         """
-        if self.ready:
-            return
+        with self.starting:
+            if not self.ready:
+                self._wait()
+
+    def _wait(self) -> None:
         if not select.select([self.control], [], [], START_SECONDS)[0]:
             raise WorkerFailed(f"the grading process was not ready within {START_SECONDS:.0f} s")
         try:
@@ -103,12 +108,12 @@ class Worker:
         self.ready = True
 
     def grade(self, student: str) -> SubmissionResult:
-        """Grade one student's submission; a fault of ours is tried again once before it is the result."""
-        self.wait()
-        result = self._grade(student)
-        return self._grade(student) if result.verdict == Verdict.GRADER_FAULT else result
+        """Grade one student's submission. May be called from several threads at once.
 
-    def _grade(self, student: str) -> SubmissionResult:
+        Raises:
+            WorkerFailed: Nothing can be graded, and why.
+        """
+        self.wait()
         mine, theirs = socket.socketpair()
         with mine:
             with theirs:

@@ -1,0 +1,145 @@
+"""Grading as seen on a terminal: progress while it goes, a line or a report per submission, a summary."""
+
+import json
+import os
+import sys
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from statistics import mean, median
+from typing import Literal
+
+import click
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+from autograder.classroom import Marked, Recorder, grade_all, only_grader
+from autograder.course import Course, CourseError
+from autograder.grading import Grader
+from autograder.report import mark_line, submission_report
+from autograder.results import Verdict
+from autograder.worker import WorkerFailed
+
+Style = Literal["json", "report", "lines"]
+
+
+def grade_and_print(
+    root: Path,
+    course: Course,
+    assignment: str,
+    students: Sequence[str],
+    style: Style,
+    *,
+    jobs: int | None = None,
+    force: bool = False,
+    dry_run: bool = False,
+) -> None:
+    """Grade submissions, record them, and tell about it.
+
+    Args:
+        root: The course folder.
+        course: Its settings.
+        assignment: Name of the assignment.
+        students: Whose submissions.
+        style: JSON lines, a whole report, or a line for each submission.
+        jobs: Submissions graded side by side; None means one per core.
+        force: Grade and record again what has not changed.
+        dry_run: Record nothing.
+
+    Raises:
+        CourseError: A submission has no mark, grading was interrupted, or nothing can be graded here.
+    """
+    marked: list[Marked] = []
+    progress = _progress(enabled=style == "lines")
+    pool = ThreadPoolExecutor(jobs or os.cpu_count() or 1)
+    try:
+        with only_grader(root, assignment), Grader(root, course, assignment) as grader, progress:
+            recorder = Recorder(root, course, assignment, dry_run=dry_run)
+            bar = progress.add_task(f"grading {assignment}", total=len(students))
+            for graded in grade_all(grader, students, pool, force=force):
+                marked.append(recorder.record(graded, force=force))
+                progress.advance(bar)
+                _print_one(marked[-1], style, progress.console)
+    except WorkerFailed as error:
+        raise CourseError(str(error)) from error
+    except KeyboardInterrupt:
+        raise CourseError(
+            f"Interrupted: {len(marked)} of {len(students)} submissions are done, and kept. The same command goes on."
+        ) from None
+    finally:
+        pool.shutdown(wait=False, cancel_futures=True)
+    if style == "lines":
+        _print_summary(marked, dry_run=dry_run)
+    without = [one.result.student for one in marked if one.failure]
+    if without:
+        raise CourseError(f"{len(without)} of {len(marked)} submissions have no mark: {', '.join(sorted(without))}")
+
+
+def _progress(*, enabled: bool) -> Progress:
+    """A bar with the time left on a terminal; elsewhere nothing but the lines themselves."""
+    columns = (
+        TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TextColumn("left"),
+        TimeRemainingColumn(),
+    )  # fmt: skip
+    console = Console(file=sys.stdout, highlight=False, markup=False, soft_wrap=True)
+    return Progress(*columns, console=console, transient=True, disable=not (enabled and console.is_terminal))
+
+
+def _print_one(marked: Marked, style: Style, console: Console) -> None:
+    if style == "json":
+        click.echo(_json(marked))
+    elif style == "lines":
+        console.print(_line(marked))
+    else:
+        click.echo(submission_report(marked.result))
+        if marked.failure:
+            click.echo(f"No mark was recorded: {marked.failure}", err=True)
+        elif marked.final is not None and marked.final != marked.result.score:
+            click.echo(f"In the gradebook: {_final(marked)}")
+
+
+def _line(marked: Marked) -> str:
+    result = marked.result
+    if marked.failure:
+        return f"{result.student}: NO MARK: {marked.failure.splitlines()[0]}"
+    notes = [
+        f"was {marked.before:g}" if marked.changed else "",
+        f"in the gradebook {_final(marked)}" if marked.final not in (None, result.score) else "",
+        "" if marked.fresh else "unchanged",
+        result.reason if result.verdict == Verdict.STUDENT_FAULT else "",
+    ]
+    told = "; ".join(note for note in notes if note)
+    return mark_line(result) + (f"  ({told})" if told else "")
+
+
+def _final(marked: Marked) -> str:
+    penalty = f", late penalty {marked.late_penalty:g}" if marked.late_penalty else ""
+    return f"{marked.final:g} of {marked.result.max_score:g}{penalty}"
+
+
+def _json(marked: Marked) -> str:
+    """A result and its mark, without cells and without what only instructors may see of checks."""
+    hidden = {"cells": True, "tasks": {"__all__": {"checks": {"__all__": {"detail"}}}}}
+    data = marked.result.model_dump(mode="json", exclude=hidden)  # type: ignore[arg-type]
+    has_mark = not marked.failure
+    score = marked.result.score if has_mark else None
+    return json.dumps({
+        **data, "score": score, "max_score": marked.result.max_score, "before": marked.before,
+        "recorded": marked.final, "late_penalty": marked.late_penalty, "failure": marked.failure,
+    })  # fmt: skip
+
+
+def _print_summary(marked: Sequence[Marked], *, dry_run: bool) -> None:
+    scores = [one.result.score for one in marked if not one.failure]
+    fresh = sum(one.fresh for one in marked)
+    changed = sum(one.changed for one in marked)
+    faults = sum(one.result.verdict == Verdict.STUDENT_FAULT for one in marked)
+    click.echo("")
+    click.echo(f"{len(marked)} submissions: {fresh} graded, {len(marked) - fresh} unchanged; {faults} with a fault.")
+    if scores:
+        best = marked[0].result.max_score
+        click.echo(f"Points: mean {mean(scores):.2f}, median {median(scores):.2f}, of {best:g}.")
+    if changed:
+        click.echo(f"{changed} mark{'s' * (changed != 1)} {'would change' if dry_run else 'changed'}.")
+    if dry_run:
+        click.echo("Nothing was recorded (--dry-run).")

@@ -1,0 +1,146 @@
+"""A whole class through the real commands: graded side by side, interrupted, resumed, and graded again by nbgrader."""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import pytest
+from conftest import TinyCourse
+from nbgrader.api import Gradebook
+
+from autograder.authoring import read_script, solved_notebook
+
+CLASS = 40
+ANSWERS: list[dict[str, str]] = [
+    {},
+    {"area": "def area(side):\n    return side.square() + 1"},
+    {"volume": "def volume(side, height):\n    return side"},
+    {"volume": "import os\ndef volume(side, height):\n    os._exit(1)"},
+    {"area": "def area(side:\n    return"},
+    {"volume": "def volume(side, height):\n    while True:\n        pass"},
+    {"area": "raise SystemExit"},
+]
+
+
+def run(root: Path, environment: dict[str, str], *command: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(command, cwd=root, env=environment, capture_output=True, text=True, check=False)
+
+
+def marks(root: Path) -> list[tuple[str, float]]:
+    """Every submission in the gradebook with its score: a student who stood there twice would show."""
+    with Gradebook(f"sqlite:///{root / 'gradebook.db'}", "tiny") as gradebook:
+        return sorted((one.student.id, one.score) for one in gradebook.assignment_submissions("shapes"))
+
+
+def hand_in(course: TinyCourse, student: str, answers: dict[str, str]) -> None:
+    notebook: Any = solved_notebook(read_script(course.script), answers)
+    folder = course.root / "submitted" / student / "shapes"
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "shapes.ipynb").write_text(json.dumps(notebook))
+
+
+@pytest.fixture(scope="module")
+def classroom(released_once: TinyCourse, tmp_path_factory: pytest.TempPathFactory) -> TinyCourse:
+    """A released course with short limits and forty submissions of seven kinds."""
+    root = tmp_path_factory.mktemp("classroom") / "course"
+    shutil.copytree(released_once.root, root)
+    course = TinyCourse(root)
+    course.edit(course.config, "import Assignment, Course", "import Assignment, Course, Limits")
+    course.edit(
+        course.config, "    assignments=", "    limits=Limits(cell_seconds=1, check_seconds=1),\n    assignments="
+    )
+    for number in range(CLASS):
+        hand_in(course, f"student{number:02}", ANSWERS[number % len(ANSWERS)])
+    return course
+
+
+def test_a_class_gets_the_same_marks_interrupted_and_resumed_or_through_nbgrader(
+    classroom: TinyCourse, environment: dict[str, str], tmp_path: Path
+) -> None:
+    ours, theirs = tmp_path / "ours", tmp_path / "theirs"
+    shutil.copytree(classroom.root, ours)
+    shutil.copytree(classroom.root, theirs)
+
+    command = subprocess.Popen(
+        ["course", "grade", "shapes"], cwd=ours, env={**environment, "PYTHONUNBUFFERED": "1"}, text=True,
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+    )  # fmt: skip
+    assert command.stdout is not None
+    for _ in range(5):
+        command.stdout.readline()
+    command.send_signal(signal.SIGINT)
+    _, said = command.communicate(timeout=120)
+    assert command.returncode == 1
+    assert "Interrupted" in said and "Traceback" not in said
+    assert 5 <= len(marks(ours)) < CLASS
+
+    resumed = run(ours, environment, "course", "grade", "shapes")
+    assert resumed.returncode == 0, resumed.stderr
+    assert "unchanged" in resumed.stdout
+    again = run(ours, environment, "course", "grade", "shapes")
+    assert f"{CLASS} submissions: 0 graded, {CLASS} unchanged" in again.stdout
+
+    done = run(theirs, environment, "nbgrader", "autograde", "shapes")
+    assert done.returncode == 0, done.stderr
+    assert [student for student, _ in marks(ours)] == [f"student{number:02}" for number in range(CLASS)]
+    assert marks(ours) == marks(theirs)
+    assert {score for _, score in marks(ours)} == {5.0, 1.33, 2.0, 0.0}
+
+
+def test_a_changed_submission_alone_is_graded_again_and_a_dry_run_records_nothing(
+    classroom: TinyCourse, environment: dict[str, str], tmp_path: Path
+) -> None:
+    root = tmp_path / "course"
+    shutil.copytree(classroom.root, root)
+    for folder in sorted((root / "submitted").iterdir())[3:]:
+        shutil.rmtree(folder)
+    assert run(root, environment, "course", "grade", "shapes", "--jobs", "1").returncode == 0
+    before = marks(root)
+    hand_in(TinyCourse(root), "student00", ANSWERS[2])
+    dry = run(root, environment, "course", "grade", "shapes", "--dry-run").stdout
+    assert "student00: 2 of 5 points  (was 5)" in dry
+    assert "1 mark would change." in dry
+    assert "Nothing was recorded (--dry-run)." in dry
+    assert marks(root) == before
+    wet = run(root, environment, "course", "grade", "shapes").stdout
+    assert "1 mark changed." in wet
+    assert marks(root) == [("student00", 2.0), *before[1:]]
+
+
+def test_a_second_grader_waits_its_turn(classroom: TinyCourse, environment: dict[str, str], tmp_path: Path) -> None:
+    import fcntl
+
+    root = tmp_path / "course"
+    shutil.copytree(classroom.root, root)
+    lock = root / "results" / "shapes" / ".lock"
+    lock.parent.mkdir(parents=True)
+    with lock.open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        refused = run(root, environment, "course", "grade", "shapes")
+    assert refused.returncode == 1
+    assert "is being graded by another command" in refused.stderr
+
+
+def test_one_broken_submission_is_no_concern_of_the_others(
+    classroom: TinyCourse, environment: dict[str, str], tmp_path: Path
+) -> None:
+    root = tmp_path / "course"
+    shutil.copytree(classroom.root, root)
+    for folder in sorted((root / "submitted").iterdir())[1:]:
+        shutil.rmtree(folder)
+    broken = {"json": b"{", "empty": b"", "binary": os.urandom(1000), "old": b'{"nbformat": 3, "worksheets": []}'}
+    for student, content in broken.items():
+        folder = root / "submitted" / student / "shapes"
+        folder.mkdir(parents=True)
+        (folder / "shapes.ipynb").write_bytes(content)
+    (root / "submitted" / "missing" / "shapes").mkdir(parents=True)
+    done = run(root, environment, "course", "grade", "shapes")
+    assert done.returncode == 0, done.stderr
+    assert "Traceback" not in done.stdout + done.stderr
+    assert dict(marks(root)) == {**dict.fromkeys([*broken, "missing"], 0.0), "student00": 5.0}
+    for reason in ("not JSON", "empty file", "not UTF-8", "format 4", "there is no notebook shapes.ipynb"):
+        assert reason in done.stdout
