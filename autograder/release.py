@@ -291,7 +291,9 @@ Then `jupyter lab {name}.ipynb` opens the assignment.
 ## Work
 
 Put your answer where a function says `raise NotImplementedError`; keep its name and its arguments. The cell below each
-task checks your answer on an example. Further checks, which you do not see, decide the points.
+task checks your answer on an example; it needs `expect.py`, so keep that file beside the notebook. Further checks,
+which you do not see, share the points of a task among them. Cells that use a task raise an error until it is solved:
+run them one at a time.
 
 | Task | Points |
 |---|---:|
@@ -301,6 +303,8 @@ task checks your answer on an example. Further checks, which you do not see, dec
 
 Choose *Restart Kernel and Run All Cells*, see that your answers still work, save, and hand in this file under its name:
 `{name}.ipynb`.{late}
+
+You may leave tasks unsolved, although the run then stops at the first of them: each task is graded by itself.
 """
 
 

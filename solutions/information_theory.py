@@ -20,13 +20,24 @@
 # - $\mathcal N(m, s^2)$ is written with the **variance**: $\mathcal N(0, 4)$ has standard deviation 2. An argument
 #   called `sigma` is a **standard deviation**.
 # - Axes in front are a batch: a table of shape (5, 3) holds five distributions over three outcomes.
-# - A result has the dtype and the device of the arguments, unless the docstring says otherwise, and the arguments are
-#   left as they were.
+# - Tensors are float32 or float64 and hold no NaN. A result has the dtype and the device of the arguments, unless the
+#   docstring says otherwise, and the arguments are left as they were.
 # - Formulas are meant exactly. Adding a small number to keep a logarithm finite gives a number that is nearly right,
 #   and hides the cases that should be infinite.
+# - Results are right up to rounding: where 0 is the least possible, $-10^{-8}$ is as good. Unless the docstring says
+#   otherwise, numbers are zero or of ordinary size: their squares, products and quotients do not leave the range of
+#   the dtype.
+# - Any function of `torch` may be used, `torch.special` and `torch.distributions` included. What counts is the right
+#   value, also in the special cases that a docstring names.
 #
 # The book behind most formulas is T. M. Cover and J. A. Thomas, *Elements of Information Theory*, 2nd edition, Wiley
 # 2006, cited as C&T. Its logarithms have base 2, ours base $e$.
+#
+# **How to work.** The tasks take about 2 hours and 40 minutes together. Each has a cell for your answer, a cell of
+# checks that you see, and a demo that draws what your function finds. The points of a task are shared out among further
+# checks, which you do not see. Checks and demos raise an error until their task is solved, and some demos use earlier
+# tasks too, so run the cells one at a time and *Run All* at the end. A notebook with unsolved tasks can be handed in:
+# it is graded task by task. Keep `expect.py` beside the notebook.
 
 # %%
 import math
@@ -62,12 +73,11 @@ def entropy(p: Tensor) -> Tensor:
     """Entropy of discrete distributions, in nats.
 
     Args:
-        p: Probabilities, shape (..., outcomes), summing to one over the last axis. Zeros are allowed. The tensor is
-            not changed.
+        p: Probabilities, shape (..., outcomes), summing to one over the last axis. Zeros are allowed.
 
     Returns:
         Entropies, shape (...), in the dtype of p. Outcomes of probability zero contribute nothing, all others their
-        exact share, however small.
+        exact share.
     """
     ### BEGIN SOLUTION
     return -torch.special.xlogy(p, p).sum(-1)
@@ -78,8 +88,8 @@ def entropy(p: Tensor) -> Tensor:
 horses = torch.tensor([1 / 2, 1 / 4, 1 / 8, 1 / 16, 1 / 64, 1 / 64, 1 / 64, 1 / 64])
 expect_close(entropy(horses), 1.3863, "The eight horses of C&T example 1.1.2 cost 2 bits a race, 1.3863 nats.")
 expect_close(entropy(torch.tensor([1.0, 0.0])), 0.0, "An outcome that is certain is no news: zero nats.")
-two_dice = torch.tensor([[0.7, 0.2, 0.1], [0.4, 0.4, 0.2]])
-expect_close(entropy(two_dice), [0.8018, 1.0549], "Two three-sided dice, one in each row, have one entropy each.")
+spinners = torch.tensor([[0.7, 0.2, 0.1], [0.4, 0.4, 0.2]])
+expect_close(entropy(spinners), [0.8018, 1.0549], "Two spinners with three fields, one in each row: one entropy each.")
 
 # %% [markdown]
 # On the left below is a coin that shows heads with probability $p$. At $p = 1/2$ a toss is worth a whole bit, and a
@@ -88,7 +98,7 @@ expect_close(entropy(two_dice), [0.8018, 1.0549], "Two three-sided dice, one in 
 #
 # On the right, the same eight scores become probabilities by a softmax at three temperatures, which is how a language
 # model chooses its next word. Cold is nearly certain and cheap to report, hot comes close to the most that eight
-# outcomes can carry, $\ln 8 = 2.079$ nats.
+# outcomes can carry, $\ln 8 = 2.079$ nats when all are alike (dotted).
 
 # %% tags=["demo"]
 heads = torch.linspace(0, 1, 201)
@@ -101,8 +111,9 @@ in_bits = left.secondary_yaxis("right", functions=(lambda nats: nats / math.log(
 in_bits.set_ylabel("entropy (bits)")
 for shift, temperature in zip([-0.27, 0.0, 0.27], [0.5, 1.0, 3.0], strict=True):
     probabilities = torch.softmax(scores / temperature, dim=0)
-    label = f"temperature {temperature}: {entropy(probabilities).item():.2f} nats"
+    label = f"temperature {temperature}: {entropy(probabilities).item():.3f} nats"
     right.bar(torch.arange(1, 9) + shift, probabilities, width=0.25, label=label)
+right.axhline(1 / 8, color="grey", linestyle=":", label=f"all alike: ln 8 = {math.log(8):.3f} nats")
 right.set(xlabel="outcome", ylabel="probability", title="Eight outcomes at three temperatures")
 right.legend()
 plt.show()
@@ -156,6 +167,12 @@ expect_close(
     [-0.8836, 3.7215],
     "A hundred times the standard deviation costs ln 100 = 4.6052 nats more, and the narrow density is below zero.",
 )
+try:
+    gaussian_entropy(torch.tensor([2.0, -1.0]))
+except ValueError:
+    print("ok: A negative standard deviation is refused with a ValueError.")
+else:
+    raise AssertionError("A negative standard deviation came through; ValueError was asked for.")
 
 # %% [markdown]
 # Below, the narrow density on the left rises above one, its logarithm is positive where it matters, and its entropy is
@@ -203,11 +220,12 @@ plt.show()
 def differential_entropy(log_prob: Callable[[Tensor], Tensor], lower: float, upper: float, n: int) -> Tensor:
     """Differential entropy of a density on [lower, upper], in nats, by the trapezoidal rule.
 
-    The integrand is evaluated at n equally spaced points, the two ends among them, in float64 on the CPU.
+    The integrand is evaluated at the n points of `torch.linspace(lower, upper, n)`, in float64 on the CPU.
 
     Args:
         log_prob: Natural logarithm of the density. It takes points as a float64 tensor of any shape and returns a
-            float64 tensor of the same shape, with -inf where the density is zero.
+            float64 tensor of the same shape, with -inf where the density is zero and never +inf. Where the density
+            jumps, it does so between two of the points.
         lower: Left end of the interval.
         upper: Right end of the interval. What the density does outside the interval is ignored.
         n: Number of points, at least 2.
@@ -260,19 +278,20 @@ expect_close(
 normal = torch.distributions.Normal(0.0, 1.0)
 laplace = torch.distributions.Laplace(0.0, 1 / math.sqrt(2))
 uniform = torch.distributions.Uniform(-math.sqrt(3), math.sqrt(3), validate_args=False)
+x = torch.linspace(-4, 4, 1601)
+edge, level = math.sqrt(3), math.log(12) / math.sqrt(48)
+normal_cost = (x**2 + math.log(2 * math.pi)) / 2 * torch.exp(-(x**2) / 2) / math.sqrt(2 * math.pi)
+laplace_cost = (x.abs() + math.log(2) / math.sqrt(8)) * torch.exp(-math.sqrt(2) * x.abs())
 densities = {
-    "normal": (normal, 0.5 * math.log(2 * math.pi * math.e)),
-    "Laplace": (laplace, 1 + math.log(math.sqrt(2))),
-    "uniform": (uniform, math.log(12) / 2),
+    "normal": (normal, 0.5 * math.log(2 * math.pi * math.e), x, normal_cost),
+    "Laplace": (laplace, 1 + math.log(math.sqrt(2)), x, laplace_cost),
+    "uniform": (uniform, math.log(12) / 2, [-4, -edge, -edge, edge, edge, 4], [0, 0, level, level, 0, 0]),
 }
-points = torch.linspace(-4, 4, 1601, dtype=torch.float64)
 counts = [round(10 ** (0.1 * k)) for k in range(8, 36)]
 
 figure, (left, right) = plt.subplots(1, 2, figsize=(10, 3.6), layout="constrained")
-for name, (density, value) in densities.items():
-    log_density = density.log_prob(points)
-    cost = torch.where(log_density > -700, -log_density.exp() * log_density.clamp(min=-700), 0.0)
-    left.plot(points, cost, label=f"{name}: {value:.3f} nats")
+for name, (density, value, place, cost) in densities.items():
+    left.plot(place, cost, label=f"{name}: {value:.3f} nats")
     errors = [abs(differential_entropy(density.log_prob, -12.0, 12.0, count).item() - value) for count in counts]
     right.loglog(counts, [max(error, 1e-16) for error in errors], marker=".", label=name)
 left.set(xlabel="x", ylabel=r"$-f(x)\,\ln f(x)$ (nats per unit of x)", ylim=(0, 0.57))
@@ -295,7 +314,8 @@ plt.show()
 # (C&T section 2.3; with real code words it is theorem 5.4.3, "wrong code"). It is never negative, and zero only for
 # $p = q$ (C&T theorem 2.6.3). It is not a distance: the two arguments play different parts, since $p$ is what happens
 # and $q$ is what you believe. If you call impossible what then happens, no finite word will do, and the cost is
-# infinite. If you reserve a word for what never happens, it costs only what the other words could have saved.
+# infinite. If you reserve a word for what never happens, the cost stays finite: the other words are a little longer
+# than they need be, and that is all.
 #
 # Training minimises this. Take for $p$ the data and for $q$ your model: $H(p)$ does not depend on the model, so
 # minimising the cross-entropy, minimising the divergence and maximising the likelihood are one and the same.
@@ -303,7 +323,7 @@ plt.show()
 # The function `torch.nn.functional.kl_div` also exists, with the arguments in the other order and one of them as a
 # logarithm. Whoever wrote both of yours will not be fooled by it.
 #
-# **Task 4 · `kl_divergence` · 3 points · 20 minutes**
+# **Task 4 · `cross_entropy` and `kl_divergence` · 3 points · 20 minutes**
 
 
 # %% task="kl_divergence"
@@ -316,7 +336,8 @@ def cross_entropy(p: Tensor, q: Tensor) -> Tensor:
 
     Returns:
         Cross-entropies, shape (...), in the dtype of p. Outcomes with p = 0 contribute nothing, even where q = 0; an
-        outcome with q = 0 < p makes the cross-entropy infinite (+inf). Differentiable in q where p and q are positive.
+        outcome with q = 0 < p makes the cross-entropy infinite (+inf). The gradient in q is right and finite at every
+        entry where p and q are positive.
     """
     ### BEGIN SOLUTION
     return -torch.special.xlogy(p, q).sum(-1)
@@ -332,7 +353,8 @@ def kl_divergence(p: Tensor, q: Tensor) -> Tensor:
 
     Returns:
         Divergences, shape (...), in the dtype of p. Outcomes with p = 0 contribute nothing, even where q = 0; an
-        outcome with q = 0 < p makes the divergence infinite (+inf). Differentiable in q where p and q are positive.
+        outcome with q = 0 < p makes the divergence infinite (+inf). The gradient in q is right and finite at every
+        entry where p and q are positive.
     """
     ### BEGIN SOLUTION
     return (torch.special.xlogy(p, p) - torch.special.xlogy(p, q)).sum(-1)
@@ -344,22 +366,23 @@ fair, loaded = torch.tensor([0.5, 0.5]), torch.tensor([0.75, 0.25])
 expect_close(cross_entropy(fair, loaded), 0.8370, "A fair coin in a code for a 3:1 coin takes 0.8370 nats a toss.")
 expect_close(kl_divergence(fair, loaded), 0.1438, "That is 0.1438 nats more than the ln 2 it had to take.")
 expect_close(kl_divergence(loaded, fair), 0.1308, "The other way round, a 3:1 coin in a fair code wastes 0.1308 nats.")
-never, always = torch.tensor([[0.5, 0.5], [1.0, 0.0]])
-expect_close(kl_divergence(never, always), math.inf, "Tails happened, and the code had no word for it: infinite cost.")
+two_heads = torch.tensor([1.0, 0.0])
+expect_close(kl_divergence(fair, two_heads), math.inf, "Tails happened, and the code had no word for it.")
+expect_close(kl_divergence(two_heads, fair), 0.6931, "Tails never happens: its word wastes ln 2 nats a toss, no more.")
 
 # %% [markdown]
 # A coin shows heads with probability 0.3, and you believe in $q$. On the left, the cross-entropy touches the entropy of
 # the coin where the belief is right, and the shaded gap is the divergence. It is flat at the bottom, so a small mistake
-# is nearly free, and it has no upper limit at the ends: certainty that turns out wrong is what costs most.
+# is nearly free, and at both ends it leaves every frame: certainty that turns out wrong is what costs most.
 #
 # On the right the gap is drawn by itself, next to the divergence with its arguments swapped, where $q$ is the world and
 # 0.3 the belief. The two agree where they are small. At the ends they part: a certain world and a merely cautious
 # belief cost $-\ln 0.3$ or $-\ln 0.7$ nats and no more.
 
 # %% tags=["demo"]
-belief = torch.linspace(0.002, 0.998, 499)
+belief = torch.sigmoid(torch.linspace(-14, 14, 701, dtype=torch.float64))
 beliefs = torch.stack([belief, 1 - belief], dim=-1)
-world = torch.tensor([0.3, 0.7]).expand_as(beliefs)
+world = torch.tensor([0.3, 0.7], dtype=torch.float64).expand_as(beliefs)
 floor = cross_entropy(world, world)[0].item()
 
 figure, (left, right) = plt.subplots(1, 2, figsize=(10, 3.6), layout="constrained")
@@ -372,7 +395,7 @@ right.plot(belief, kl_divergence(beliefs, world), linestyle="--", label="D(q || 
 right.set(ylabel="divergence (nats)", title="The waste, and the waste with roles swapped", ylim=(0, 3.2))
 for axes in (left, right):
     axes.plot(0.3, floor if axes is left else 0, "o", color="black", markersize=4, clip_on=False)
-    axes.set(xlabel="probability of heads q", xlim=(0, 1))
+    axes.set(xlabel="probability of heads q", xlim=(-0.02, 1.02))
     axes.legend(loc="upper left", bbox_to_anchor=(0.05, 1))
 plt.show()
 
@@ -389,7 +412,7 @@ plt.show()
 # With $\mu_q = 0$ and $\sigma_q = 1$ this is the regulariser of every variational autoencoder (Kingma & Welling 2014,
 # appendix B). There it is part of the loss, so gradients must flow through it.
 #
-# **Task 5 · `gaussian_kl` · 2 points · 20 minutes**
+# **Task 5 · `gaussian_kl` · 2 points · 15 minutes**
 
 
 # %% task="gaussian_kl"
@@ -463,14 +486,15 @@ plt.show()
 # \mathrm{SE} = \frac{s}{\sqrt n}, \qquad s^2 = \frac1{n-1}\sum_{i=1}^n (r_i - \hat D)^2$$
 #
 # An estimate without its error is half an answer. The standard error says how far $\hat D$ typically lies from the
-# truth, and by the central limit theorem the truth is within two standard errors in about 95 of 100 runs. A hundred
-# times the work buys one more digit.
+# truth. For large $n$, by the central limit theorem, the truth is within two standard errors in about 95 of 100 runs.
+# For small $n$ it is in fewer: the average is not yet normal, and $s$ itself is a poor guess. A hundred times the work
+# buys one more digit.
 #
 # Stay with logarithms to the end. In a thousand dimensions $p(x)$ itself is often zero in floating point while
 # $\ln p(x)$ is an ordinary number such as $-1400$. And take the randomness from the generator you are given, so that a
 # run can be repeated.
 #
-# **Task 6 · `monte_carlo_kl` · 3 points · 30 minutes**
+# **Task 6 · `monte_carlo_kl` · 3 points · 25 minutes**
 
 
 # %% task="monte_carlo_kl"
@@ -494,7 +518,8 @@ def monte_carlo_kl(
 
     Returns:
         The estimate, the plain average of ln p - ln q over the points, and its standard error, the sample standard
-        deviation (with divisor n - 1) over the square root of n. Both of shape (), in the dtype of the log densities.
+        deviation (with divisor n - 1) over the square root of n. Both are tensors of shape (), in the dtype of the log
+        densities.
         If log_q is -inf at some point, the estimate is +inf and the standard error has no meaning.
 
     Raises:
@@ -525,8 +550,9 @@ result = monte_carlo_kl(
     10_000,
     torch.Generator().manual_seed(7),
 )
-expect_close(result, [0.5, 0.01], "D(N(0,1) || N(1,1)) is 1/2 nat; 10,000 draws come within 0.06 of it.", atol=0.06)
-expect_close(result[1], 0.01, "Here ln p - ln q has variance 1, so 10,000 draws leave an error of 0.01.", atol=5e-4)
+expect_close(result, [0.5, 0.01], "D(N(0,1) || N(1,1)) is 1/2 nat; 10,000 draws leave an error of 0.01.", rtol=0.12)
+draws = standard_normal(10_000, torch.Generator().manual_seed(7))
+expect_close(result[0], 0.5 - draws.mean(), "Seed 7 always gives these draws, and ln p - ln q is 1/2 - x here.")
 
 # %% [markdown]
 # Now to a divergence without a formula. On the left, $p$ is a mixture of two normals, and we look for the single
@@ -536,8 +562,10 @@ expect_close(result[1], 0.01, "Here ln p - ln q has variance 1, so 10,000 draws 
 # does, gives a $q$ that picks the larger hump and ignores the other. Blurry samples and missing modes are the same
 # coin, seen from two sides.
 #
-# On the right, the estimate of $D(p\,\|\,q)$ for the broad $q$, with bars of two standard errors. The bars shrink
-# like $1/\sqrt n$ and about 95 of 100 should contain the value from quadrature with 100,001 points (dotted).
+# On the right, the estimate of $D(p\,\|\,q)$ for the broad $q$, from 100 draws upwards, with bars of two standard
+# errors. The bars shrink like $1/\sqrt n$. About 95 of 100 such bars contain the exact value (dotted), so one that
+# just misses it is no mistake; of bars made from 10 draws only about 85 would. The exact value is $H(p, q) - h(p)$:
+# for a normal $q$ the first needs only mean and variance of $p$, the second was found by quadrature.
 
 # %% tags=["demo"]
 weights = torch.tensor([0.65, 0.35])
@@ -566,9 +594,10 @@ for mean in torch.linspace(-3, 3, 31).tolist():
 
 line = torch.linspace(-7, 7, 1401)
 broad = torch.distributions.Normal(*best["D(p || q)"][1:])
-fine = torch.linspace(-20, 20, 100_001, dtype=torch.float64)
-difference = mixture.log_prob(fine) - broad.log_prob(fine)
-reference = torch.trapezoid(mixture.log_prob(fine).exp() * difference, fine).item()
+mixture_entropy = 1.740672  # in nats, by quadrature
+mean_square = mixture.variance + (mixture.mean - broad.mean) ** 2
+code_length = 0.5 * torch.log(2 * math.pi * broad.variance) + mean_square / (2 * broad.variance)
+reference = code_length.item() - mixture_entropy
 
 figure, (left, right) = plt.subplots(1, 2, figsize=(10, 3.8), layout="constrained")
 left.fill_between(line, mixture.log_prob(line).exp(), color="grey", alpha=0.35, label="p, the mixture")
@@ -577,10 +606,10 @@ for name, (_, mean, width) in best.items():
     left.plot(line, density, label=f"q with the smallest {name}: $\\mathcal{{N}}$({mean:.1f}, {width:.1f}$^2$)")
 left.set(xlabel="x", ylabel="density", title="The closest normal density, twice", ylim=(0, 0.8))
 left.legend(fontsize=8)
-for seed, count in enumerate(round(10 ** (1 + 0.25 * k)) for k in range(17)):
+for seed, count in enumerate(round(10 ** (2 + 0.25 * k)) for k in range(13)):
     run = monte_carlo_kl(sample_mixture, mixture.log_prob, broad.log_prob, count, torch.Generator().manual_seed(seed))
     right.errorbar(count, run[0].item(), yerr=2 * run[1].item(), fmt="o", color="C0", markersize=4, capsize=3)
-right.axhline(reference, color="grey", linestyle=":", label=f"quadrature: {reference:.4f} nats")
+right.axhline(reference, color="grey", linestyle=":", label=f"exact: {reference:.4f} nats")
 right.set(xscale="log", xlabel="number of draws n", ylabel="estimate of D(p || q) (nats)")
 right.set_title("Estimates, ±2 standard errors")
 right.legend()
@@ -598,14 +627,15 @@ plt.show()
 #
 # (Lin 1991, "Divergence measures based on the Shannon entropy"). Wherever $p$ or $q$ has mass, so has $m$, and nothing
 # is infinite. There is a story behind it: someone flips a fair coin, hands you a draw from $p$ or from $q$, and you
-# guess which. $\mathrm{JS}(p, q)$ is how much the draw tells you about the coin, so it cannot exceed $\ln 2$, one bit.
+# guess which. $\mathrm{JS}(p, q)$ is how much the draw tells you about the coin (in the sense of section 8), so it
+# cannot exceed $\ln 2$, one bit.
 # This is the game of a GAN's discriminator, and at its best play the generator's loss is
 # $2\,\mathrm{JS}(p_{\text{data}}, p_{\text{model}}) - \ln 4$ (Goodfellow et al. 2014, section 4.1).
 #
 # Beware of the name: `scipy.spatial.distance.jensenshannon` returns the *square root*, which obeys the triangle
 # inequality. The divergence is meant here, without the root.
 #
-# **Task 7 · `jensen_shannon` · 2 points · 20 minutes**
+# **Task 7 · `jensen_shannon` · 2 points · 15 minutes**
 
 
 # %% task="jensen_shannon"
@@ -613,13 +643,12 @@ def jensen_shannon(p: Tensor, q: Tensor) -> Tensor:
     """Jensen-Shannon divergence of discrete distributions, in nats (no square root).
 
     Args:
-        p: Probabilities, shape (..., outcomes), summing to one over the last axis. Zeros are allowed. The tensor is
-            not changed.
-        q: Probabilities of the same shape and dtype. Zeros are allowed. The tensor is not changed.
+        p: Probabilities, shape (..., outcomes), summing to one over the last axis. Zeros are allowed.
+        q: Probabilities of the same shape and dtype. Zeros are allowed.
 
     Returns:
-        Divergences, shape (...), in the dtype of p, from 0 to ln 2, always finite. An outcome that has probability
-        zero under both contributes nothing.
+        Divergences, shape (...), in the dtype of p, always finite and, up to rounding, from 0 to ln 2. An outcome that
+        has probability zero under both contributes nothing.
     """
     ### BEGIN SOLUTION
     m = (p + q) / 2
@@ -675,7 +704,7 @@ plt.show()
 # independent. Mind the order in the first formula: $H(Y \mid X)$ and $H(X \mid Y)$ differ. The second is symmetric:
 # $X$ tells about $Y$ exactly as much as $Y$ tells about $X$.
 #
-# **Task 8 · `conditional_entropy` · 3 points · 35 minutes**
+# **Task 8 · `conditional_entropy` and `mutual_information` · 3 points · 30 minutes**
 
 
 # %% task="conditional_entropy"
@@ -719,13 +748,16 @@ weather = torch.tensor([[0.30, 0.10, 0.05], [0.00, 0.15, 0.40]])  # sky: grey, b
 expect_close(conditional_entropy(weather), 0.7042, "Having seen the sky, 0.7042 nats about the rain are left.")
 expect_close(mutual_information(weather), 0.3629, "The sky tells 0.3629 nats about the rain.")
 expect_close(mutual_information(weather.T), 0.3629, "The rain tells as much about the sky.")
-unrelated = torch.tensor([0.3, 0.7])[:, None] * torch.tensor([0.2, 0.3, 0.5])
-expect_close(mutual_information(unrelated), 0.0, "Independent variables tell nothing about each other.")
+both = torch.stack([weather, torch.tensor([[0.2, 0.5, 0.3], [0.0, 0.0, 0.0]])])
+expect_close(conditional_entropy(both), [0.7042, 1.0297], "Two tables in one batch; in the second it is always grey.")
+expect_close(mutual_information(both), [0.3629, 0.0], "A sky that is always grey tells nothing about the rain.")
 
 # %% [markdown]
-# On the left is the weather table as a bill. All three bars have the length $H(X, Y)$: the middle one pays for the sky
-# and then for what is left of the rain, the lower one for the rain and then for what is left of the sky. What the two
-# ways of paying have in common is the mutual information, in the middle of the upper bar.
+# On the left is the weather table as a bill. The middle bar pays for the sky and then for what is left of the rain, the
+# lower one, from right to left, for the rain and then for what is left of the sky. $H(X)$, $H(Y)$ and $H(X, Y)$
+# (dotted) come from your `entropy` of task 1, the other pieces from task 8, and the chain rule says that all three bars
+# end at the dotted line. What the two ways of paying have in common is the mutual information, in the middle of the
+# upper bar.
 #
 # On the right are two standard normal variables with correlation $\rho$, cut into bins and passed to your function.
 # The dots fall on $-\tfrac12 \ln(1 - \rho^2)$ (C&T example 8.5.1): the bins cost both variables $-\ln\Delta$, the
@@ -738,8 +770,8 @@ rain_given_sky, sky_given_rain = conditional_entropy(table).item(), conditional_
 shared = mutual_information(table).item()
 bills = [
     [("H(X | Y)", sky_given_rain, "C0"), ("I(X; Y)", shared, "C2"), ("H(Y | X)", rain_given_sky, "C1")],
-    [("H(X), the sky", sky_given_rain + shared, "C0"), ("H(Y | X)", rain_given_sky, "C1")],
-    [("H(X | Y)", sky_given_rain, "C0"), ("H(Y), the rain", shared + rain_given_sky, "C1")],
+    [("H(X), the sky", entropy(table.sum(1)).item(), "C0"), ("H(Y | X)", rain_given_sky, "C1")],
+    [("H(X | Y)", sky_given_rain, "C0"), ("H(Y), the rain", entropy(table.sum(0)).item(), "C1")],
 ]
 cells = torch.linspace(-6, 6, 121, dtype=torch.float64)
 correlations = torch.linspace(-0.95, 0.95, 39, dtype=torch.float64)
@@ -753,7 +785,10 @@ for height, bill in zip([2, 1, 0], bills, strict=True):
         left.barh(height, value, left=start, color=color, alpha=0.6, edgecolor="black")
         left.text(start + value / 2, height, f"{name}\n{value:.3f}", ha="center", va="center", fontsize=9)
         start += value
-left.set(xlabel="nats", yticks=[], title="One total, three ways to split it")
+total = entropy(table.flatten()).item()
+left.axvline(total, color="black", linestyle=":", label=f"H(X, Y) = {total:.3f}")
+left.set(xlabel="nats", yticks=[], title="One total, three ways to split it", xlim=(0, 1.5), ylim=(-0.5, 3))
+left.legend(loc="upper right")
 right.plot(correlations, -0.5 * torch.log1p(-(correlations**2)), color="grey", label=r"$-\frac{1}{2}\ln(1-\rho^2)$")
 right.plot(correlations, mutual_information(boxes.unflatten(1, energy.shape[1:])), ".", label="from the binned table")
 right.set(xlabel=r"correlation $\rho$", ylabel="mutual information (nats)", title="Two normal variables")
@@ -766,7 +801,7 @@ plt.show()
 # | Quantity | What it costs or tells | Where it returns |
 # |---|---|---|
 # | $H(p)$, $h(f)$ | the shortest average message | temperature of a language model, exploration in RLHF |
-# | $H(p, q)$ | the message in a code for the wrong belief | the loss of every classifier and language model |
+# | $H(p, q)$ | the message in a code for the wrong belief | the loss of almost every classifier and language model |
 # | $D_{\mathrm{KL}}(p\,\Vert\,q)$ | the waste | VAE, diffusion, the leash in RLHF |
 # | $\hat D \pm \mathrm{SE}$ | the same, when one can only sample | wherever there is no closed form |
 # | $\mathrm{JS}(p, q)$ | how well a perfect judge tells two sources apart | GAN |

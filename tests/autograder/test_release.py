@@ -104,6 +104,13 @@ def test_the_readme_says_title_points_due_date_and_what_to_hand_in(released):
     assert "hand in this file under its name:\n`shapes.ipynb`." in text
 
 
+def test_the_readme_says_that_unsolved_tasks_cost_only_themselves(released):
+    text = (released.root / "release" / "shapes" / "README.md").read_text()
+    assert "keep that file beside the notebook" in text
+    assert "share the points of a task among them" in text
+    assert "You may leave tasks unsolved" in text
+
+
 def test_the_readme_says_what_being_late_costs(tiny_course):
     policy = "late=LatePolicy(grace_minutes=15, percent_per_day=10, closes_after_days=7), due="
     tiny_course.edit(tiny_course.config, "due=", policy)

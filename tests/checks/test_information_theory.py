@@ -282,8 +282,8 @@ class TestDifferentialEntropy:
     @check(hint="Raise ValueError for an empty interval and for fewer than two points, and only then.")
     def test_refuses_an_empty_interval(self, student: Student) -> None:
         """An empty interval and a single point are refused; two points are enough."""
-        log_prob = partial(uniform_log_prob, 1.0, 4.0)
-        assert_close(student.differential_entropy(log_prob, 1.0, 4.0, 2), math.log(3))
+        log_prob = partial(uniform_log_prob, 0.5, 4.5)
+        assert_close(student.differential_entropy(log_prob, 1.0, 4.0, 2), 3 / 4 * math.log(4))
         for lower, upper, n in ((4.0, 1.0, 11), (2.0, 2.0, 11), (1.0, 4.0, 1)):
             with student_raises(ValueError):
                 student.differential_entropy(log_prob, lower, upper, n)

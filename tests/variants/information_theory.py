@@ -1,4 +1,5 @@
 """Wrong and other right answers to the assignment on information theory (see `autograder.variants`)."""
+# ruff: noqa: F821 - bodies use the functions of earlier tasks, which the notebook has
 
 import math
 
@@ -583,6 +584,15 @@ def kl_functional():
         return kl_divergence(p, q) + torch.special.entr(p).sum(-1)
 
 
+@alternative("kl_divergence", "the quotient under the logarithm, and never below zero")
+def kl_quotient():
+    def cross_entropy(p, q):
+        return torch.where(p > 0, p * (1 / q).log(), 0.0).sum(-1)
+
+    def kl_divergence(p, q):
+        return torch.where(p > 0, p * (p / q).log(), 0.0).sum(-1).clamp(min=0)
+
+
 @alternative("kl_divergence", "a loop over the outcomes, in float64")
 def kl_loop():
     def cross_entropy(p, q):
@@ -720,6 +730,14 @@ def gaussian_kl_distributions():
         normal = torch.distributions.Normal
         p, q = normal(mu_p, sigma_p, validate_args=True), normal(mu_q, sigma_q, validate_args=True)
         return torch.distributions.kl_divergence(p, q)
+
+
+@alternative("gaussian_kl", "the formula as it stands")
+def gaussian_kl_formula():
+    def gaussian_kl(mu_p, sigma_p, mu_q, sigma_q):
+        if not (bool((sigma_p > 0).all()) and bool((sigma_q > 0).all())):
+            raise ValueError("every standard deviation must be positive")
+        return torch.log(sigma_q / sigma_p) + (sigma_p**2 + (mu_p - mu_q) ** 2) / (2 * sigma_q**2) - 1 / 2
 
 
 @alternative("gaussian_kl", "by the variances and log variances")
@@ -1103,6 +1121,13 @@ def js_two_divergences():
         return 0.5 * from_mixture(p) + 0.5 * from_mixture(q)
 
 
+@alternative("jensen_shannon", "by the divergence of task 4, kept in its range")
+def js_by_kl_divergence():
+    def jensen_shannon(p, q):
+        m = (p + q) / 2
+        return ((kl_divergence(p, m) + kl_divergence(q, m)) / 2).clamp(0, math.log(2))
+
+
 @alternative("jensen_shannon", "scipy's distance, squared")
 def js_scipy():
     def jensen_shannon(p, q):
@@ -1295,6 +1320,26 @@ def conditional_einsum():
     def mutual_information(joint):
         independent = torch.einsum("...xy,...zw->...xw", joint, joint)
         return (torch.special.xlogy(joint, joint) - torch.special.xlogy(joint, independent)).sum((-2, -1))
+
+
+@alternative("conditional_entropy", "term by term, with the logarithms of the marginals")
+def conditional_terms():
+    def conditional_entropy(joint):
+        xlogy, p_x = torch.special.xlogy, joint.sum(-1, keepdim=True)
+        return (xlogy(joint, p_x) - xlogy(joint, joint)).sum((-2, -1))
+
+    def mutual_information(joint):
+        xlogy, p_x, p_y = torch.special.xlogy, joint.sum(-1, keepdim=True), joint.sum(-2, keepdim=True)
+        return (xlogy(joint, joint) - xlogy(joint, p_x) - xlogy(joint, p_y)).sum((-2, -1))
+
+
+@alternative("conditional_entropy", "by the entropy of task 1")
+def conditional_chain():
+    def conditional_entropy(joint):
+        return entropy(joint.flatten(-2)) - entropy(joint.sum(-1))
+
+    def mutual_information(joint):
+        return entropy(joint.sum(-1)) + entropy(joint.sum(-2)) - entropy(joint.flatten(-2))
 
 
 @alternative("conditional_entropy", "numpy in float64, and nansum")
