@@ -3,7 +3,9 @@
 Nothing here touches the gradebook, so it may run anywhere, in any order and again.
 """
 
+import ast
 import contextlib
+import json
 import time
 from collections.abc import Iterable
 from dataclasses import dataclass, field
@@ -25,6 +27,8 @@ from autograder.submission import Cell, Submission
 MAX_NOTEBOOK_RUNS = 20
 MAX_LOST_BRANCHES = 3
 MAX_PRINTED = 4000
+MAX_OUTPUT_BYTES = 16 * 2**20
+"""Output kept of a whole submission."""
 MAX_DETAIL = 20_000
 REFERENCE_FACTOR = 20.0
 """A limit is at least this many times what the reference took on this machine."""
@@ -119,10 +123,12 @@ class _Run:
         self.submission, self.sandbox, self.limits, self.seed, self.pace = submission, sandbox, limits, seed, pace
         self.room: Room | None = None
         self.cells: list[CellResult] = []
+        self.output_bytes = 0
         self.guilty: dict[str, CellResult] = {}
         self.given_a_second_chance: set[str] = set()
         self.runs = 0
         self.spent = 0.0
+        self.deadline = time.monotonic() + limits.submission_seconds * limits.wall_factor
         self.reasons: list[str] = list(submission.left_out)
         self.student_lines = {cell.cell_id: cell.source.splitlines() for cell in submission.cells}
 
@@ -135,7 +141,7 @@ class _Run:
             self._try_notebook()
 
     def _try_notebook(self) -> None:
-        self.cells = []
+        self.cells, self.output_bytes = [], 0
         self.room = room = self.sandbox.open()
         running: Cell | None = None
         try:
@@ -162,28 +168,40 @@ class _Run:
 
     def _run_cell(self, room: Room, cell: Cell) -> CellResult:
         if cell.kind == "demo":
+            self._run_imports(room, cell)
             return CellResult(cell_id=cell.cell_id, skipped=True)
         if cell.cell_id in self.guilty:
             return self.guilty[cell.cell_id]
         if self.exhausted:
             return _stopped(cell, self.exhausted)
         limit = max(self.limits.cell_seconds, REFERENCE_FACTOR * self.pace.cells.get(cell.cell_id, 0.0))
+        kept = self.output_bytes
+        output_bytes = max(1, min(self.limits.output_bytes, MAX_OUTPUT_BYTES - kept))
         before = room.cpu_seconds
-        reply = self._ask(
-            room, limit, op="cell", source=cell.source, cell_id=cell.cell_id, output_bytes=self.limits.output_bytes
-        )
+        reply = self._ask(room, limit, op="cell", source=cell.source, cell_id=cell.cell_id, output_bytes=output_bytes)
         value = reply.get("value")
         outputs = value.get("outputs") if isinstance(value, dict) else None
         if not isinstance(value, dict) or not isinstance(outputs, bytes):
             raise wire.WireError("not the answer of a cell")
         error = value.get("error")
         kind = error.get("type") if isinstance(error, dict) else ""
+        cleaned = clean_outputs(outputs, output_bytes)
+        self.output_bytes += sum(len(json.dumps(output)) for output in cleaned)
         return CellResult(
             cell_id=cell.cell_id,
-            outputs=clean_outputs(outputs, self.limits.output_bytes),
+            outputs=cleaned,
             error=plain_text(kind)[:100] if kind else "",
             cpu_seconds=round(room.usage().cpu_seconds - before, 3),
         )
+
+    def _run_imports(self, room: Room, cell: Cell) -> None:
+        """Run what a skipped demo cell imports: the student's own cells may rely on it, as they can in Jupyter."""
+        imports: list[ast.stmt] = []
+        with contextlib.suppress(SyntaxError):  # magics: then there is nothing to be sure of
+            imports = [node for node in ast.parse(cell.source).body if isinstance(node, ast.Import | ast.ImportFrom)]
+        if imports:
+            source = ast.unparse(ast.Module(body=imports, type_ignores=[]))
+            self._ask(room, self.limits.cell_seconds, op="cell", source=source, cell_id=cell.cell_id, output_bytes=1)
 
     def _ask(self, room: Room, limit: float, **request: Any) -> dict[str, Any]:
         reply = wire.unpack(room.ask(wire.pack(request), limit))
@@ -252,8 +270,8 @@ class _Run:
                 raise ending[0]
             try:
                 return branch.ask(frame, limit)
-            except wire.WireError as error:
-                ending.append(RoomEnded(f"the answer cannot be read: {error}"))
+            except wire.WireError:  # not its text, which quotes numbers that student code chose
+                ending.append(RoomEnded("the answer cannot be read"))
             except RoomEnded as error:
                 ending.append(error)
             raise ending[0]
@@ -326,7 +344,9 @@ class _Run:
         """Why nothing more may run, or "" while it may."""
         spent = self.spent + (self.room.cpu_seconds if self.room is not None else 0.0)
         limit = max(self.limits.submission_seconds, REFERENCE_FACTOR * self.pace.total)
-        return f"the submission used up its {limit:g} seconds of computing time" if spent > limit else ""
+        if spent > limit:
+            return f"the submission used up its {limit:g} seconds of computing time"
+        return "the submission took too long as a whole" if time.monotonic() > self.deadline else ""
 
     def _drop_room(self) -> None:
         if self.room is not None:

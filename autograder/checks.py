@@ -20,11 +20,11 @@ from typing import Any, TypeVar
 import numpy as np
 import torch
 
-from autograder.remote.client import Probe, Remote, Student, StudentError, fetch
+from autograder.remote.client import Probe, Remote, Student, StudentError, attribute, fetch
 
 __all__ = [
     "CheckFailure", "Probe", "Remote", "Student", "StudentError", "assert_close", "assert_dtype", "assert_shape",
-    "check", "fetch", "probe", "student_raises", "task",
+    "attribute", "check", "fetch", "probe", "student_raises", "task",
 ]  # fmt: skip
 
 T = TypeVar("T")
@@ -128,7 +128,8 @@ def assert_close(actual: Any, expected: Any, *, rtol: float | None = None, atol:
     Args:
         actual: What the student's code returned. A plain number will do where one number is expected.
         expected: A tensor, an array, a number, or a tuple or list of them.
-        rtol: Relative tolerance; by default that of the less precise dtype of the two (`torch.testing`'s).
+        rtol: Relative tolerance; by default that of the less precise dtype of the two (`torch.testing`'s). What came
+            in half precision is held to float32's unless half precision was expected.
         atol: Absolute tolerance, likewise.
 
     Raises:
@@ -140,14 +141,17 @@ def assert_close(actual: Any, expected: Any, *, rtol: float | None = None, atol:
         for got, wanted in zip(actual, expected, strict=True):
             assert_close(got, wanted, rtol=rtol, atol=atol)
         return
-    wanted = torch.as_tensor(expected, dtype=torch.float64 if isinstance(expected, float) else None).detach().cpu()
+    real = isinstance(expected, float) or (isinstance(expected, int) and abs(expected) >= 2**63)
+    wanted = torch.as_tensor(expected, dtype=torch.float64 if real else None).detach().cpu()
     got = _as_tensor(actual, tuple(wanted.shape), wanted.dtype)
     detail = f"came:     {got}\nexpected: {wanted}"
     if got.is_complex() and not wanted.is_complex():
         raise CheckFailure("complex numbers came; real ones were expected", detail)
     if wanted.is_floating_point() and bool((got.isnan() & ~wanted.isnan()).any()):
         raise CheckFailure("NaN (not a number) came where a number was expected", detail)
-    tolerances = [_TOLERANCES.get(dtype, (0.0, 0.0)) for dtype in (got.dtype, wanted.dtype)]
+    single = torch.complex64 if got.is_complex() else torch.float32
+    came = single if got.dtype in (torch.float16, torch.bfloat16) else got.dtype
+    tolerances = [_TOLERANCES.get(dtype, (0.0, 0.0)) for dtype in (came, wanted.dtype)]
     relative = max(t[0] for t in tolerances) if rtol is None else rtol
     absolute = max(t[1] for t in tolerances) if atol is None else atol
     wide = torch.complex128 if got.is_complex() or wanted.is_complex() else torch.float64
@@ -163,7 +167,10 @@ def assert_close(actual: Any, expected: Any, *, rtol: float | None = None, atol:
 def _as_tensor(actual: Any, shape: tuple[int, ...], dtype: torch.dtype) -> torch.Tensor:
     """What came as a tensor of the expected shape; a Python number is as precise as what is expected."""
     if isinstance(actual, bool | int | float | complex) and not isinstance(actual, np.generic):
-        number = torch.tensor(actual)
+        try:
+            number = torch.tensor(actual)
+        except (RuntimeError, OverflowError):  # an integer that no dtype holds
+            raise CheckFailure("a number came that is larger than any tensor holds") from None
         actual = number.to(dtype) if number.is_floating_point() and dtype.is_floating_point else number
     elif isinstance(actual, np.ndarray | np.generic):
         actual = torch.as_tensor(np.asarray(actual))
@@ -186,7 +193,7 @@ def _what(value: Any) -> str:
     if isinstance(value, tuple | list):
         return f"a {type(value).__name__} of {len(value)}"
     if isinstance(value, Remote):
-        return f"an object ({value._kind})"
+        return "an object that is no value"  # not its type: student code chooses that name
     return f"a value of type {type(value).__name__}"
 
 

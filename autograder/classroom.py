@@ -93,7 +93,7 @@ def grade_all(grader: Grader, students: Sequence[str], executor: Executor, *, fo
         for future in futures:
             future.cancel()
     for student in faults:
-        yield _grade(grader, student, force)
+        yield Graded(grader.grade_anew(student), fresh=True)
 
 
 def _grade(grader: Grader, student: str, force: bool) -> Graded:

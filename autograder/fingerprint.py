@@ -20,8 +20,8 @@ def package_digest() -> str:
 
 
 def checks_digest(root: Path, assignment: str) -> str:
-    """Hash of an assignment's hidden checks and of the release that they belong to."""
-    files = [root / "tests" / "checks" / f"test_{assignment}.py"]
+    """Hash of an assignment's hidden checks, its reference (which sets the pace) and its release."""
+    files = [root / "tests" / "checks" / f"test_{assignment}.py", root / "solutions" / f"{assignment}.py"]
     files += [path for path in (root / "release" / assignment).iterdir() if path.is_file()]
     return _digest_files(sorted(files), root)
 

@@ -6,14 +6,17 @@ in which nbgrader reads marks. So `course grade`, `nbgrader autograde` and the f
 """
 
 import atexit
+import glob
 import io
 import logging
+import shutil
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from nbconvert.exporters import NotebookExporter
 from nbformat import from_dict
 from nbgrader import utils
 from nbgrader.api import Assignment, Grade, Gradebook, MissingEntry, SubmittedAssignment, SubmittedNotebook
@@ -25,13 +28,14 @@ from sqlalchemy import func
 from sqlalchemy.exc import SAWarning
 from traitlets.config import Config
 
-from autograder.course import Course, load_course
+from autograder.course import CONFIG_NAME, Course, load_course
 from autograder.fingerprint import checks_digest
 from autograder.grading import Grader
 from autograder.nbgrader_settings import configure
+from autograder.rebuilt import rebuild
 from autograder.report import task_report
 from autograder.results import CellResult, SubmissionResult, TaskResult, Verdict
-from autograder.submission import CHECKS_SUFFIX, Cell, read_submission, submission_folder
+from autograder.submission import CHECKS_SUFFIX, read_notebook, read_released, submission_folder, unsafe_files
 
 
 class NoMark(RuntimeError):
@@ -50,6 +54,25 @@ class RecordedMark:
     """Points from the checks alone; None where there is no mark yet."""
 
 
+class SubmissionExporter(NotebookExporter):  # type: ignore[misc]
+    """Reads a submitted notebook without believing what it says of itself (see `autograder.rebuilt`)."""
+
+    def from_filename(self, filename: str, resources: Any = None, **options: Any) -> tuple[str, Any]:
+        """Read a submission rebuilt, and what nbgrader has written itself as it is.
+
+        Raises:
+            SubmissionFault: It is no notebook.
+        """
+        about = resources["nbgrader"]
+        root = Path.cwd()  # nbgrader works in the course's folder
+        handed_in = submission_folder(root, about["assignment"], about["student"])
+        if Path(filename).parts[-4:-1] != handed_in.parts[-3:]:
+            return super().from_filename(filename, resources=resources, **options)  # type: ignore[no-any-return]
+        notebook = read_notebook(root, about["assignment"], about["student"])
+        rebuilt = rebuild(notebook, read_released(root, about["assignment"]))
+        return self.from_notebook_node(rebuilt, resources=resources, **options)  # type: ignore[no-any-return]
+
+
 class RunChecks(NbGraderPreprocessor):  # type: ignore[misc]
     """Writes a submission's result into the notebook that nbgrader records."""
 
@@ -60,24 +83,32 @@ class RunChecks(NbGraderPreprocessor):  # type: ignore[misc]
             NoMark: Grading failed, or a graded cell belongs to no task; nbgrader then drops this submission.
         """
         about = resources["nbgrader"]
-        grader = _grader_for(Path.cwd(), about["assignment"])  # nbgrader works in the course's folder
+        grader = _grader_for(Path.cwd(), about["assignment"])
         result = grader.grade(about["student"])
         if result.verdict == Verdict.GRADER_FAULT:
+            result = grader.grade_anew(about["student"])
+        if result.verdict == Verdict.GRADER_FAULT:
             raise NoMark(f"{about['student']}: {result.reason}")
-        submission = read_submission(
-            grader.root, about["assignment"], about["student"], grader.course.limits.files_bytes
-        )
-        write_result(nb.cells, submission.cells, result)
+        _drop_followed_links(grader.root, about["assignment"], about["student"])
+        write_result(nb.cells, result)
         return nb, resources
 
 
-_current: tuple[tuple[Path, str, str], Grader] | None = None
+def _drop_followed_links(root: Path, assignment: str, student: str) -> None:
+    """Delete what nbgrader has copied through symbolic links: files of this machine, which feedback would hand out."""
+    submitted = submission_folder(root, assignment, student)
+    for path in unsafe_files(submitted):
+        (root / "autograded" / student / assignment / path.relative_to(submitted)).unlink(missing_ok=True)
+
+
+_current: tuple[tuple[Path, str, str, bytes], Grader] | None = None
 
 
 def _grader_for(root: Path, assignment: str) -> Grader:
     """The grader for an assignment, kept warm from one submission to the next while the checks stay what they are."""
     global _current
-    key = (root, assignment, checks_digest(root, assignment))
+    settings = (root / CONFIG_NAME).read_bytes()
+    key = (root, assignment, checks_digest(root, assignment), settings)
     if _current is None or _current[0] != key:
         close_grader()
         _current = (key, Grader(root, load_course(root), assignment))
@@ -93,41 +124,29 @@ def close_grader() -> None:
         _current = None
 
 
-def write_result(cells: list[Any], canonical: Sequence[Cell], result: SubmissionResult) -> None:
-    """Write a result into a sanitised notebook's cells, in place.
+def write_result(cells: list[Any], result: SubmissionResult) -> None:
+    """Write a result into a rebuilt notebook's cells, in place.
 
     Args:
-        cells: The notebook's cells after nbgrader's own sanitising: check cells that a student deleted are back.
-        canonical: The canonical cells of what was handed in.
-        result: Its result.
+        cells: The notebook's cells; code cells have the identifiers of the canonical ones.
+        result: The submission's result.
 
     Raises:
         NoMark: A graded cell has no task in the result. Without a number it would get full marks.
     """
     outputs = {cell.cell_id: cell for cell in result.cells}
     tasks = {task.name: task for task in result.tasks}
-    order = list(tasks)
-    for cell, ran in _matched(cells, canonical):
-        found = outputs.get(ran.cell_id) if ran else None
+    for cell in cells:
+        if cell.cell_type != "code":
+            continue
+        found = outputs.get(cell.id)
         cell.execution_count = None
         cell.outputs = [from_dict(output) for output in found.outputs] if found else []
         if utils.is_grade(cell):
             name = cell.metadata.nbgrader["grade_id"].removesuffix(CHECKS_SUFFIX)
             if name not in tasks:
                 raise NoMark(f"no task {name} was graded for the cell {cell.metadata.nbgrader['grade_id']}")
-            cell.outputs = _grade_outputs(tasks[name], order, found)
-
-
-def _matched(cells: list[Any], canonical: Sequence[Cell]) -> Iterator[tuple[Any, Cell | None]]:
-    """Pair code cells with the canonical ones; cells that nbgrader put back have none."""
-    waiting = list(canonical)
-    for cell in cells:
-        if cell.cell_type != "code":
-            continue
-        if waiting and cell.source == waiting[0].source:
-            yield cell, waiting.pop(0)
-        else:
-            yield cell, None
+            cell.outputs = _grade_outputs(tasks[name], list(tasks), found)
 
 
 def _grade_outputs(task: TaskResult, order: Sequence[str], ran: CellResult | None) -> list[Any]:
@@ -195,6 +214,8 @@ def enter_assignment(root: Path, course: Course, assignment: str, config: Config
 def _run_nbgrader(config: Config, result: SubmissionResult) -> None:
     folder = CourseDirectory(config=config)
     folder.assignment_id, folder.student_id = result.assignment, result.student
+    unsafe = unsafe_files(submission_folder(Path(folder.root), result.assignment, result.student))
+    folder.ignore = [*folder.ignore, *(glob.escape(path.name) for path in unsafe)]  # it would copy through links
     converter = Autograde(coursedir=folder, config=config)
     converter.force = True
     log = io.StringIO()
@@ -212,6 +233,7 @@ def _run_nbgrader(config: Config, result: SubmissionResult) -> None:
 
 def _record_refused(config: Config, course: Course, root: Path, result: SubmissionResult) -> None:
     """Record a submission that nbgrader itself could not read: zero for each task, the reason as its comment."""
+    shutil.rmtree(root / "autograded" / result.student / result.assignment, ignore_errors=True)  # of an earlier version
     folder = CourseDirectory(config=config)
     timestamp = folder.get_existing_timestamp(str(submission_folder(root, result.assignment, result.student)))
     when = {"timestamp": timestamp} if timestamp else {}

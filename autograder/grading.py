@@ -77,6 +77,12 @@ class Grader:
             save_result(result_path(self.root, self.assignment, student), result)
         return result
 
+    def grade_anew(self, student: str) -> SubmissionResult:
+        """Grade with a new worker and nothing beside it: what to do once about a fault of ours."""
+        self.close()
+        self._closed = False
+        return self.grade(student, force=True)
+
     def standing(self, student: str) -> SubmissionResult | None:
         """The stored result, if it is what grading the submission would find now."""
         stored = load_result(result_path(self.root, self.assignment, check_student_id(student)))

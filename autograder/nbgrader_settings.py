@@ -67,6 +67,7 @@ def configure(config: Config, root: Path, course: Course | None = None) -> None:
     config.ClearSolutions.code_stub = STUB
     config.OverwriteCells.add_missing_cells = True  # a student who deletes a checks cell is graded all the same
     config.Autograde.autograde_preprocessors = list(AUTOGRADE_STEPS)
+    config.Autograde.exporter_class = "autograder.gradebook.SubmissionExporter"
     config.CourseLatePenalties.root = str(root)
     _put_programs_on_path()
 

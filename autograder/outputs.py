@@ -41,11 +41,18 @@ def clean_outputs(data: bytes, limit: int) -> tuple[dict[str, Any], ...]:
         clean = _clean(output) if isinstance(output, dict) else None
         if clean is None:
             continue
-        limit -= len(json.dumps(clean))
-        if limit < 0:
-            break
-        kept.append(clean)
+        if clean["output_type"] == "stream" and len(clean["text"]) > limit:
+            clean["text"] = clean["text"][: max(0, limit)]
+        size = sum(len(text) for text in _texts(clean))
+        if size <= limit:
+            limit -= size
+            kept.append(clean)
     return tuple(kept)
+
+
+def _texts(output: dict[str, Any]) -> list[str]:
+    data = output.get("data", {})
+    return [*data.values(), *output.get("traceback", ()), output.get("text", ""), output.get("evalue", "")]
 
 
 def _clean(output: dict[str, Any]) -> dict[str, Any] | None:

@@ -14,9 +14,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
+from autograder.outputs import plain_text
+
 MAX_NOTEBOOK_BYTES = 32 * 2**20
 MAX_CELLS = 2000
 MAX_FILES = 200
+MAX_REASONS = 5
 CHECKS_SUFFIX = "_checks"
 IGNORED_NAMES = {".ipynb_checkpoints", "__pycache__", "timestamp.txt"}
 
@@ -81,21 +84,47 @@ def read_submission(root: Path, assignment: str, student: str, files_bytes: int)
         SubmissionFault: It cannot be graded, and why.
         FileNotFoundError: The assignment was not released.
     """
-    folder = submission_folder(root, assignment, student)
-    try:
-        if folder.is_symlink() or not folder.is_dir():
-            raise SubmissionFault("nothing was handed in")
-        notebook = parse_notebook(_read_file(folder, f"{assignment}.ipynb", MAX_NOTEBOOK_BYTES))
-        files, left_out = _read_files(folder, assignment, files_bytes)
-    except FileNotFoundError:
-        raise SubmissionFault(f"there is no notebook {assignment}.ipynb in the submission") from None
-    released = json.loads((root / "release" / assignment / f"{assignment}.ipynb").read_bytes())
+    notebook = read_notebook(root, assignment, student)
+    files, left_out = _read_files(submission_folder(root, assignment, student), assignment, files_bytes)
+    released = read_released(root, assignment)
     ours = released_files(root, assignment)
     modules = {Path(name).stem for name in ours if name.endswith(".py")}
     hiding = [name for name in files if _module_before_source(name) in modules]
-    left_out += tuple(f"{name} hides a file of the assignment" for name in hiding)
+    left_out += tuple(plain_text(f"{name} hides a file of the assignment") for name in hiding)
     files = {name: content for name, content in files.items() if name not in hiding} | ours
-    return Submission(assignment, student, canonical_cells(notebook, released), files, left_out)
+    return Submission(assignment, student, canonical_cells(notebook, released), files, _few(left_out))
+
+
+def _few(reasons: tuple[str, ...]) -> tuple[str, ...]:
+    more = len(reasons) - MAX_REASONS
+    return reasons if more <= 0 else (*reasons[:MAX_REASONS], f"and {more} more files")
+
+
+def read_notebook(root: Path, assignment: str, student: str) -> dict[str, Any]:
+    """The notebook that a student handed in, parsed.
+
+    Raises:
+        SubmissionFault: There is none, or it is not one, and why.
+    """
+    folder = submission_folder(root, assignment, student)
+    if folder.is_symlink() or not folder.is_dir():
+        raise SubmissionFault("nothing was handed in")
+    try:
+        return parse_notebook(_read_file(folder, f"{assignment}.ipynb", MAX_NOTEBOOK_BYTES))
+    except FileNotFoundError:
+        raise SubmissionFault(f"there is no notebook {assignment}.ipynb in the submission") from None
+
+
+def read_released(root: Path, assignment: str) -> dict[str, Any]:
+    """The released notebook, parsed."""
+    notebook: dict[str, Any] = json.loads((root / "release" / assignment / f"{assignment}.ipynb").read_bytes())
+    return notebook
+
+
+def unsafe_files(folder: Path) -> list[Path]:
+    """What lies in a submission's folder and is neither a plain file nor a folder: links, pipes, devices."""
+    found = [Path(parent) / name for parent, folders, names in os.walk(folder) for name in (*folders, *names)]
+    return [path for path in found if not (stat.S_ISREG(mode := path.lstat().st_mode) or stat.S_ISDIR(mode))]
 
 
 def _module_before_source(name: str) -> str:
@@ -138,13 +167,24 @@ def parse_notebook(data: bytes) -> dict[str, Any]:
 
 
 def _text(source: Any) -> str | None:
-    """A cell's source, which the format allows as a string or a list of lines."""
+    """A cell's source, which the format allows as a string or a list of lines; half characters are replaced."""
     if isinstance(source, list) and all(isinstance(line, str) for line in source):
-        return "".join(source)
-    return source if isinstance(source, str) else None
+        source = "".join(source)
+    return source.encode("utf-8", "replace").decode() if isinstance(source, str) else None
 
 
-def _grade_id(cell: dict[str, Any]) -> str:
+def cell_text(cell: dict[str, Any]) -> str:
+    """The source of a cell of a parsed notebook."""
+    return str(_text(cell.get("source", "")))
+
+
+def last_of_each(notebook: dict[str, Any]) -> dict[str, int]:
+    """Where the last code cell with each task's or check's name stands: it is the one that counts."""
+    return {grade_id(cell): i for i, cell in enumerate(notebook["cells"]) if cell.get("cell_type") == "code"}
+
+
+def grade_id(cell: dict[str, Any]) -> str:
+    """The task's or check's name in a cell's nbgrader metadata, or ""."""
     metadata = cell.get("metadata")
     nbgrader = metadata.get("nbgrader") if isinstance(metadata, dict) else None
     name = nbgrader.get("grade_id") if isinstance(nbgrader, dict) else None
@@ -162,10 +202,10 @@ def canonical_cells(notebook: dict[str, Any], released: dict[str, Any]) -> tuple
     Of two cells that carry one check's name the last counts, as for nbgrader.
     """
     code = [cell for cell in released["cells"] if cell["cell_type"] == "code"]
-    checks = {_grade_id(cell): str(_text(cell["source"])) for cell in code if _grade_id(cell).endswith(CHECKS_SUFFIX)}
-    demos = {str(_text(cell["source"])).strip() for cell in code if _is_demo(cell)}
+    checks = {grade_id(cell): cell_text(cell) for cell in code if grade_id(cell).endswith(CHECKS_SUFFIX)}
+    demos = {cell_text(cell).strip() for cell in code if _is_demo(cell)}
     submitted = [(i, cell) for i, cell in enumerate(notebook["cells"]) if cell.get("cell_type") == "code"]
-    last = {_grade_id(cell): i for i, cell in submitted}
+    last = last_of_each(notebook)
     return tuple(_unique_ids(_canonical(submitted, checks, demos, last)))
 
 
@@ -173,7 +213,7 @@ def _canonical(
     submitted: list[tuple[int, dict[str, Any]]], checks: dict[str, str], demos: set[str], last: dict[str, int]
 ) -> Iterator[Cell]:
     for index, cell in submitted:
-        name, source = _grade_id(cell), str(_text(cell.get("source", "")))
+        name, source = grade_id(cell), cell_text(cell)
         cell_id = cell.get("id")
         cell_id = cell_id if isinstance(cell_id, str) and len(cell_id) <= 64 else ""
         if name in checks and last[name] == index:
@@ -187,7 +227,8 @@ def _canonical(
 def _unique_ids(cells: Iterator[Cell]) -> Iterator[Cell]:
     seen: set[str] = set()
     for cell in cells:
-        safe = cell.cell_id and cell.cell_id not in seen and cell.cell_id.replace("-", "").replace("_", "").isalnum()
+        plain = cell.cell_id.replace("-", "").replace("_", "")
+        safe = plain.isascii() and plain.isalnum() and cell.cell_id not in seen
         cell_id = cell.cell_id if safe else f"cell-{cell.index + 1}"
         while cell_id in seen:
             cell_id += "-"
@@ -219,6 +260,7 @@ def _read_files(folder: Path, assignment: str, files_bytes: int) -> tuple[dict[s
     """The files beside the notebook, up to the limits."""
     files: dict[str, bytes] = {}
     left_out: list[str] = []
+    looked_at = 0
     room = files_bytes // 2  # the rest is for what the notebook writes
     for parent, folders, names in os.walk(folder):
         folders[:] = sorted(name for name in folders if name not in IGNORED_NAMES)
@@ -226,13 +268,16 @@ def _read_files(folder: Path, assignment: str, files_bytes: int) -> tuple[dict[s
             path = (Path(parent) / name).relative_to(folder).as_posix()
             if name in IGNORED_NAMES or path == f"{assignment}.ipynb":
                 continue
+            looked_at += 1
+            if path != plain_text(path):
+                left_out.append(f"{plain_text(path)}: a name that is not plain text")
+                continue
+            if looked_at > MAX_FILES:
+                return files, (*left_out, f"more than {MAX_FILES} files: the rest was not looked at")
             try:
                 content = _read_file(folder, path, room)
             except (SubmissionFault, OSError) as fault:
-                left_out.append(str(fault) if isinstance(fault, SubmissionFault) else f"{path} cannot be read")
-                continue
-            if len(files) >= MAX_FILES:
-                left_out.append(f"{path}: more than {MAX_FILES} files")
+                left_out.append(plain_text(fault if isinstance(fault, SubmissionFault) else f"{path} cannot be read"))
                 continue
             room -= len(content)
             files[path] = content

@@ -210,7 +210,8 @@ def _answer(
     def grade_student(student: str) -> SubmissionResult:
         return grade(read_submission(root, assignment, student, course.limits.files_bytes), pace)
 
-    jobs = _Jobs(assignment, points)
+    limits = course.limits
+    jobs = _Jobs(assignment, points, 120 + 2 * int(limits.submission_seconds * limits.wall_factor))
     reference = jobs.run_and_wait(REFERENCE, grade_reference)
     if reference.verdict != Verdict.GRADED or reference.score != reference.max_score:
         raise GraderFailed(_why_not_full(reference))
@@ -228,8 +229,8 @@ def _answer(
 class _Jobs:
     """Grades in forked children, each of which sends its result as JSON and ends."""
 
-    def __init__(self, assignment: str, points: dict[str, float]) -> None:
-        self.assignment, self.points = assignment, points
+    def __init__(self, assignment: str, points: dict[str, float], seconds: int) -> None:
+        self.assignment, self.points, self.seconds = assignment, points, seconds
 
     def run(
         self,
@@ -247,6 +248,7 @@ class _Jobs:
         ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG: a worker that dies takes its children along
         if not_for_child is not None:
             not_for_child.close()
+        signal.alarm(self.seconds)  # a backstop: without a handler it ends this child, which is a fault of ours
         try:
             reply.sendall(self._result(student, grade).model_dump_json().encode())
         finally:

@@ -211,7 +211,7 @@ class Cells:
         result = self.shell.run_cell(source, store_history=True)
         self._collect(output_bytes)
         error = result.error_before_exec or result.error_in_exec
-        outputs = json.dumps(RECORDER.take(), default=str).encode("utf-8", "backslashreplace")
+        outputs = json.dumps(RECORDER.take(), default=str, ensure_ascii=False).encode("utf-8", "backslashreplace")
         RECORDER.begin(output_bytes)
         return {"outputs": outputs, "error": describe(error) if error is not None else None}
 

@@ -5,6 +5,7 @@ this process: the reference goes through the same encode and decode.
 """
 
 import ast
+import builtins
 import functools
 import inspect
 import textwrap
@@ -84,8 +85,15 @@ def _bare_source(function: Callable[..., Any]) -> str:
 Ask = Callable[[bytes], bytes | bytearray]
 
 
+# What a check might ask of a tensor that it believes to have: `out.sum(-1)` must not be answered by the student's code.
+_VALUES_ONLY = frozenset(dir(torch.Tensor)) - frozenset(dir(torch.nn.Module))
+
+
 class Remote:
-    """Something that stays on the student's side: call it, or name one of its attributes."""
+    """Something that stays on the student's side: call it, or name one of its attributes.
+
+    It is no value: it has no truth, and does not answer to names of a tensor's own, except through `attribute`.
+    """
 
     def __init__(self, student: "Student", handle: int | None, path: tuple[str, ...], kind: str = "") -> None:
         self._student, self._handle, self._path, self._kind = student, handle, path, kind
@@ -93,7 +101,12 @@ class Remote:
     def __getattr__(self, name: str) -> "Remote":
         if name.startswith("__"):
             raise AttributeError(name)
-        return Remote(self._student, self._handle, (*self._path, name))
+        if self._handle is not None and not self._path and name in _VALUES_ONLY:
+            raise StudentError(UNREADABLE, f"an object came where a value was expected (asked for its `{name}`)")
+        return attribute(self, name)
+
+    def __bool__(self) -> bool:
+        raise StudentError(UNREADABLE, "an object came where a value was expected")
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         return self._student._request(
@@ -102,6 +115,11 @@ class Remote:
 
     def __repr__(self) -> str:
         return f"<{self._kind or 'attribute'} {'.'.join(self._path)} on the student's side>"
+
+
+def attribute(remote: Remote, name: str) -> Remote:
+    """An attribute of an object on the student's side, even if tensors have it too (a distribution's mean)."""
+    return Remote(remote._student, remote._handle, (*remote._path, name))
 
 
 def fetch(remote: Remote) -> Any:
@@ -143,11 +161,17 @@ def _as_error(message: Any) -> StudentError:
         return StudentError(UNREADABLE, "the answer is neither a value nor an error")
     kind, text, cell, line = (error.get(key) for key in ("type", "text", "cell", "line"))
     return StudentError(
-        kind if isinstance(kind, str) and kind.isidentifier() and len(kind) < 60 else "Exception",
+        kind if isinstance(kind, str) and _is_builtin_exception(kind) else "Exception",
         text if isinstance(text, str) else "",
         cell if isinstance(cell, str) else "",
         line if isinstance(line, int) else 0,
     )
+
+
+def _is_builtin_exception(name: str) -> bool:
+    """Whether an exception may be called by this name: the name of any other could spell a hidden input."""
+    found = getattr(builtins, name, None)
+    return isinstance(found, type) and issubclass(found, BaseException)
 
 
 def loopback(namespace: dict[str, Any]) -> Student:

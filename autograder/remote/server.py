@@ -27,6 +27,7 @@ from autograder.remote import wire
 
 CELL_FILE = "<cell {}>"
 MAX_TEXT = 4000
+_FILTERS = list(warnings.filters)
 UNREADABLE = "UnreadableAnswer"
 """The kind of error that stands for an answer which is not data, is too large or breaks the format."""
 
@@ -109,6 +110,7 @@ class Server:
         np.seterr(divide="warn", over="warn", under="ignore", invalid="warn")
         random.seed(seed)
         warnings.resetwarnings()  # a filter that turns warnings into errors would cost marks
+        warnings.filters.extend(_FILTERS)  # type: ignore[attr-defined]
 
     def _call(self, object: int | None, path: list[str], args: list[Any], kwargs: dict[str, Any]) -> Any:
         return self._resolve(object, path)(*args, **kwargs)

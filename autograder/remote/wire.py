@@ -250,6 +250,8 @@ def _shape(value: Any) -> tuple[tuple[int, ...], int]:
     if not isinstance(value, list) or len(value) > MAX_DIMENSIONS:
         raise WireError(f"not a shape of at most {MAX_DIMENSIONS} dimensions")
     shape = tuple(_natural(n) for n in value)
+    if math.prod(max(n, 1) for n in shape) > MAX_FRAME:  # an empty tensor can still grow large when it is reduced
+        raise WireError("a shape larger than a frame")
     return shape, math.prod(shape)
 
 

@@ -315,6 +315,8 @@ class Room:
         except OSError:
             raise RoomEnded(self._how_it_ended()) from None
         answer = self.listen(KEEPER_SECONDS)
+        if not answer and select.select([self.lifeline], [], [], 0)[0] == []:
+            raise SandboxFailed("the process that watches over a submission does not answer")
         self.cpu_seconds = max(self.cpu_seconds, answer.get("cpu", 0.0))
         if "memory" not in answer:
             raise RoomEnded(_describe(answer.get("exit")))

@@ -34,6 +34,8 @@ def main() -> None:
     """Warm up, then serve requests until the grader closes its end of the control socket."""
     control = socket.socket(fileno=int(sys.argv[1]))
     settings: dict[str, Any] = json.loads(control.recv(2**16))
+    if settings["packages"]:  # for the interpreters that student code starts; this one has read its environment already
+        os.environ["PYTHONPATH"] = os.pathsep.join(settings["packages"])
     for folder in settings["packages"]:
         if folder not in sys.path:
             sys.path.append(folder)

@@ -3,7 +3,7 @@
 import json
 import shutil
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -230,3 +230,97 @@ def test_a_gradebook_that_does_not_know_the_assignment_learns_it(
     done = run(course.root, environment, "course", "grade", "shapes", "--student", "half")
     assert done.returncode == 0, done.stderr
     assert marks(course.root) == {"half": (1.33, 1.33)}
+
+
+def _without_metadata(notebook: dict[str, Any]) -> None:
+    for cell in notebook["cells"]:
+        cell["metadata"] = {}
+
+
+def _cell(notebook: dict[str, Any], name: str) -> dict[str, Any]:
+    return next(cell for cell in notebook["cells"] if cell["metadata"].get("nbgrader", {}).get("grade_id") == name)
+
+
+def _deleted(*names: str) -> Callable[[dict[str, Any]], None]:
+    def delete(notebook: dict[str, Any]) -> None:
+        for name in names:
+            notebook["cells"].remove(_cell(notebook, name))
+
+    return delete
+
+
+def _changed(name: str, **settings: Any) -> Callable[[dict[str, Any]], None]:
+    return lambda notebook: _cell(notebook, name)["metadata"]["nbgrader"].update(settings)
+
+
+def _forged(notebook: dict[str, Any]) -> None:
+    forged = json.loads(json.dumps(_cell(notebook, "area_checks")))
+    forged["metadata"]["nbgrader"] |= {"grade_id": "bonus", "points": 100}
+    forged["id"] = "bonus"
+    notebook["cells"].append(forged)
+
+
+def _odd_cells(notebook: dict[str, Any]) -> None:
+    notebook["cells"] += [
+        {"cell_type": "markdown", "source": "x", "id": "with spaces", "attachments": [1]},
+        {"cell_type": "strange", "source": ["a", "b"]},
+        {"source": "no type", "metadata": []},
+        {"cell_type": "code", "source": "# half \ud800 a character", "outputs": 3},
+    ]
+
+
+EDITS: dict[str, tuple[Callable[[dict[str, Any]], Any], float]] = {
+    "task one deleted": (_deleted("area", "area_checks"), 0.0),
+    "task two deleted": (_deleted("volume", "volume_checks"), 2.0),
+    "checks deleted": (_deleted("area_checks", "volume_checks"), 5.0),
+    "no metadata": (_without_metadata, 5.0),
+    "schema version": (_changed("area_checks", schema_version=99), 5.0),
+    "schema text": (_changed("area", schema_version="x"), 5.0),
+    "points": (_changed("area_checks", points=100), 5.0),
+    "solution graded": (_changed("area", grade=True, points=7), 5.0),
+    "a graded cell more": (_forged, 5.0),
+    "odd cells": (_odd_cells, 5.0),
+    "kernelspec": (lambda notebook: notebook["metadata"].update(kernelspec=3, language_info=[1]), 5.0),
+    "no top metadata": (lambda notebook: notebook.pop("metadata"), 5.0),
+    "minor version": (lambda notebook: notebook.update(nbformat_minor="x"), 5.0),
+    "no minor version": (lambda notebook: notebook.pop("nbformat_minor"), 5.0),
+    "checks as markdown": (lambda notebook: _cell(notebook, "area_checks").update(cell_type="markdown"), 5.0),
+}
+
+
+def test_whatever_a_notebook_says_of_itself_it_is_recorded_with_what_it_earned(
+    handed_in: TinyCourse, environment: dict[str, str], tmp_path: Path
+) -> None:
+    course = copy_of(handed_in, tmp_path)
+    shutil.rmtree(course.root / "submitted")
+    perfect = json.dumps(solved_notebook(read_script(course.script)))
+    expected = {}
+    for name, (edit, score) in EDITS.items():
+        notebook = json.loads(perfect)
+        edit(notebook)
+        student = name.replace(" ", "-")
+        hand_in(course.root, student, notebook)
+        expected[student] = (score, score)
+    done = run(course.root, environment, "course", "grade", "shapes")
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert marks(course.root) == expected
+
+
+def test_files_behind_links_are_copied_nowhere(
+    handed_in: TinyCourse, environment: dict[str, str], tmp_path: Path
+) -> None:
+    course = copy_of(handed_in, tmp_path)
+    secret = tmp_path / "secret.txt"
+    secret.write_text("another student's marks")
+    folder = course.root / "submitted/perfect/shapes"
+    (folder / "link.txt").symlink_to(secret)
+    (folder / "dangling").symlink_to("nowhere")
+    done = run(course.root, environment, "course", "grade", "shapes", "--student", "perfect")
+    assert done.returncode == 0, done.stderr
+    assert "link.txt is not a plain file" in done.stdout
+    assert marks(course.root)["perfect"] == (5.0, 5.0)
+    assert not list((course.root / "autograded").rglob("link.txt"))
+    (folder / "dangling").unlink()
+    done = run(course.root, environment, "nbgrader", "autograde", "shapes", "--student", "perfect", "--force")
+    assert done.returncode == 0, done.stderr
+    assert not list((course.root / "autograded").rglob("link.txt"))

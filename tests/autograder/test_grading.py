@@ -310,6 +310,117 @@ def test_what_checks_made_student_code_print_is_for_instructors_only(school: Sch
     assert "1.7000" not in shown
 
 
+# what a review of the grader found
+
+
+def test_hidden_inputs_do_not_reach_feedback_through_names_that_student_code_chooses(school: School) -> None:
+    telling = {
+        "class": "def area(side):\n    return type('side_was_%d' % int(side[0] * 1e4), (), {})()",
+        "error": "def area(side):\n    raise type('side_was_%d' % int(side[0] * 1e4), (Exception,), {})()",
+        "server": "import autograder.remote.server as s\n"
+        "def area(side):\n"
+        "    kind = 'side_was_%d' % int(side[0] * 1e4)\n"
+        "    s.describe = lambda error: {'type': kind, 'text': '', 'cell': '', 'line': 0}\n"
+        "    raise ValueError",
+    }
+    for student, answer in telling.items():
+        result = school.grade(student, school.notebook(area=answer))
+        assert "1699" not in causes(result) and "17000" not in causes(result), student
+        assert earned(result)[0] == 0
+
+
+def test_an_object_that_answers_like_a_tensor_is_no_value(school: School) -> None:
+    fake = "class Fake:\n    def sum(self, *a): return 2.89\n\ndef area(side):\n    return Fake()"
+    assert earned(school.grade("fake", school.notebook(area=fake)))[0] == 0
+
+
+def test_a_wrong_value_is_not_right_in_half_precision(school: School) -> None:
+    rough = "def area(side):\n    return (side.square() * 1.007).bfloat16()"
+    assert not school.grade("rough", school.notebook(area=rough)).tasks[0].checks[0].passed
+
+
+def test_a_submission_has_a_wall_clock_limit_as_a_whole(released: TinyCourse) -> None:
+    released.edit(released.config, "import Assignment, Course", "import Assignment, Course, Limits")
+    limits = "limits=Limits(submission_seconds=3, cell_seconds=1, check_seconds=1, wall_factor=1)"
+    released.edit(released.config, "    assignments=", f"    {limits},\n    assignments=")
+    with Grader(released.root, load_course(released.root), "shapes") as grader:
+        school = School(released, grader)
+        notebook = school.notebook()
+        for _ in range(4):
+            notebook = with_first_cell(notebook, "import time; time.sleep(4)")
+            notebook["cells"][0]["id"] = f"nap{len(notebook['cells'])}"
+        result = school.grade("sleeper", notebook)
+    assert result.score == 0
+    assert "took too long as a whole" in causes(result)
+
+
+def test_files_with_odd_names_are_left_out_with_a_short_reason(school: School) -> None:
+    school.hand_in("names", school.notebook())
+    folder = school.course.root / "submitted/names/shapes"
+    for number in range(300):
+        (folder / f"link{number}").symlink_to("/etc/passwd")
+    (folder / "zz\udcff.txt").write_text("not UTF-8")
+    result = school.grader.grade("names")
+    assert result.score == 5.0
+    assert len(result.reason) < 1000
+    assert "more files" in result.reason
+
+
+def test_student_noise_is_not_what_the_check_has_drawn(released: TinyCourse) -> None:
+    drawn = "    def test_three(self, student):\n"
+    check = (
+        "    def test_drawn(self, student):\n"
+        '        """Areas of random sides are their squares."""\n'
+        "        side = torch.randn(3)\n"
+        "        assert_close(student.area(side), side.square())\n\n"
+    )
+    released.edit(released.checks, drawn, check + drawn)
+    with Grader(released.root, load_course(released.root), "shapes") as grader:
+        school = School(released, grader)
+        result = school.grade("guess", school.notebook(area="def area(side):\n    return torch.randn(3).square()"))
+    assert not result.tasks[0].checks[0].passed
+
+
+def test_what_a_skipped_demo_imports_is_there(released: TinyCourse) -> None:
+    from autograder.release import release
+
+    released.edit(released.script, "picture = [area", "import math as arithmetic\npicture = [area")
+    course = load_course(released.root)
+    release(released.root, course)
+    with Grader(released.root, course, "shapes") as grader:
+        school = School(released, grader)
+        answer = "def volume(side, height):\n    return area(side) * height * arithmetic.cos(0)"
+        assert school.grade("imports", school.notebook(volume=answer)).score == 5.0
+
+
+def test_interpreters_that_student_code_starts_find_the_packages(school: School) -> None:
+    child = "import subprocess, sys\nsubprocess.run([sys.executable, '-c', 'import numpy'], check=True)"
+    result = school.grade("child", with_first_cell(school.notebook(), child))
+    assert [cell.error for cell in result.cells] == [""] * len(result.cells)
+
+
+def test_a_lost_sandbox_is_replaced(released: TinyCourse) -> None:
+    with Grader(released.root, load_course(released.root), "shapes") as grader:
+        school = School(released, grader)
+        school.grade("first", school.notebook())
+        grader.worker.process.kill()
+        assert school.grade("second", school.notebook()).verdict == Verdict.GRADER_FAULT
+        assert grader.grade_anew("second").score == 5.0
+
+
+def test_long_output_is_cut_and_a_submission_keeps_only_so_much(school: School) -> None:
+    result = school.grade("loud", with_first_cell(school.notebook(), "print('ä' * 50_000_000)"))
+    (text,) = [output["text"] for output in result.cells[0].outputs]
+    assert len(text) > 100_000
+    notebook = school.notebook()
+    for number in range(40):
+        notebook = with_first_cell(notebook, "print('x' * 2_000_000)")
+        notebook["cells"][0]["id"] = f"loud{number}"
+    result = school.grade("louder", notebook)
+    assert result.score == 5.0
+    assert len(result.model_dump_json()) < 20 * 2**20
+
+
 # results that stand
 
 

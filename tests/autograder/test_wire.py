@@ -362,3 +362,10 @@ def test_a_length_over_the_limit_is_refused_before_anything_is_read():
         here.sendall(wire.FRAME_LENGTH.pack(wire.MAX_FRAME + 1))
         with pytest.raises(wire.WireError):
             wire.receive_frame(there)
+
+
+def test_a_shape_that_is_empty_but_huge_is_refused() -> None:
+    empty = b'{"t":"tensor","dtype":"float32","shape":[0,536870912],"device":"cpu"}'
+    frame = wire.JSON_LENGTH.pack(len(empty)) + empty
+    with pytest.raises(wire.WireError, match="larger than a frame"):
+        wire.unpack(frame)

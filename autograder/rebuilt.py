@@ -1,0 +1,64 @@
+"""The notebook that nbgrader gets to see of a submission: made anew, from sources alone.
+
+What a student's file says of itself (metadata, format version, identifiers, attachments) can make nbgrader stop, and
+has nothing to say about marks. So the cells' text is taken over, and everything else comes from the release.
+"""
+
+from collections.abc import Iterator
+from typing import Any
+
+from nbformat import NotebookNode, from_dict
+from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_raw_cell
+
+from autograder.submission import canonical_cells, cell_text, grade_id, last_of_each
+
+RESTORED = "restored-{}"
+
+
+def rebuild(notebook: dict[str, Any], released: dict[str, Any]) -> NotebookNode:
+    """A well-formed notebook with a submission's text and the release's metadata.
+
+    Code cells are the canonical ones, under their identifiers. Of several cells with one task's name the last is the
+    task's. Task and check cells that are gone stand again where they were released.
+
+    Args:
+        notebook: A submitted notebook (see `submission.parse_notebook`).
+        released: The released notebook.
+    """
+    graded = {grade_id(cell): cell for cell in released["cells"] if cell["cell_type"] == "code" and grade_id(cell)}
+    cells = list(_cells(notebook, released, graded))
+    _restore(cells, graded)
+    return from_dict(new_notebook(cells=cells, metadata=released["metadata"]))
+
+
+def _cells(
+    notebook: dict[str, Any], released: dict[str, Any], graded: dict[str, dict[str, Any]]
+) -> Iterator[NotebookNode]:
+    canonical = {cell.index: cell for cell in canonical_cells(notebook, released)}
+    taken = {cell.cell_id for cell in canonical.values()}
+    last = last_of_each(notebook)
+    for index, cell in enumerate(notebook["cells"]):
+        if index in canonical:
+            name = grade_id(cell)
+            metadata = graded[name]["metadata"] if name in graded and last[name] == index else {}
+            found = canonical[index]
+            yield new_code_cell(found.source, metadata=metadata, id=found.cell_id)
+            continue
+        make = new_markdown_cell if cell.get("cell_type") == "markdown" else new_raw_cell
+        cell_id = f"text-{index + 1}"
+        while cell_id in taken:
+            cell_id += "-"
+        yield make(cell_text(cell), id=cell_id)
+
+
+def _restore(cells: list[NotebookNode], graded: dict[str, dict[str, Any]]) -> None:
+    """Put back missing task and check cells, each behind the one that it was released behind."""
+    place = 0
+    for name, cell in graded.items():
+        found = [i for i, there in enumerate(cells) if grade_id(there) == name]
+        if found:
+            place = found[0] + 1
+        else:
+            restored = new_code_cell(cell_text(cell), metadata=cell["metadata"], id=RESTORED.format(name)[:64])
+            cells.insert(place, restored)
+            place += 1
