@@ -1,0 +1,366 @@
+"""How an assignment stands: who handed in, which results would still be found now, which marks are not what was found.
+
+Only reads, and starts nothing: submissions and results are compared as grading would, and the gradebook is opened
+read-only, past nbgrader's own way in, which makes and migrates databases and takes seconds to import.
+"""
+
+import contextlib
+import json
+import sqlite3
+from collections import defaultdict
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, field
+from datetime import UTC, datetime, timedelta
+from enum import StrEnum
+from pathlib import Path
+from urllib.parse import quote
+
+from autograder import submission as handed_in
+from autograder.course import Assignment, Course, CourseError
+from autograder.grading import Grader, check_student_id
+from autograder.results import SubmissionResult, Verdict, load_result, result_path
+from autograder.submission import CHECKS_SUFFIX, SubmissionFault, read_submission, students_of, submission_folder
+
+_BUSY_SECONDS = 5.0
+_TIMESTAMP_BYTES = 1000
+
+
+class State(StrEnum):
+    """Where a student's submission is; each is in exactly one of these."""
+
+    GRADED = "graded"
+    STALE = "stale"
+    """Graded, but the submission, the checks or what else decides a result has changed since."""
+    GRADER_FAULT = "grader fault"
+    """Grading it failed: there is no mark."""
+    NOT_GRADED = "not graded"
+
+
+@dataclass(frozen=True)
+class RecordedPoints:
+    """What the gradebook holds for a student.
+
+    Attributes:
+        automatic: Points of each task as the checks found them; empty where nothing was recorded.
+        score: Points as they count, with manual marks, extra credit and the late penalty.
+        late_penalty: What was taken off for being late.
+        manual: Tasks that were marked by hand.
+        extension: Time that this student has beyond the due date.
+    """
+
+    automatic: dict[str, float] = field(default_factory=dict)
+    score: float | None = None
+    late_penalty: float = 0.0
+    manual: tuple[str, ...] = ()
+    extension: timedelta = timedelta(0)
+
+
+@dataclass(frozen=True)
+class StudentStatus:
+    """How one student's submission stands.
+
+    Attributes:
+        student: The student's identifier.
+        state: See `State`.
+        submitted: Whether the submission is there; a result can outlive it.
+        student_fault: Whether something in the submission kept it from being graded whole.
+        late: Whether it came after the due date, an extension and the minutes of grace.
+        differs: Whether the gradebook's points from the checks are not those of the result.
+        result: Points that the stored result gives.
+        recorded: Points as they count in the gradebook.
+        max_score: Points to be had in the stored result.
+        notes: What else there is to know, a phrase each.
+    """
+
+    student: str
+    state: State
+    submitted: bool = True
+    student_fault: bool = False
+    late: bool = False
+    differs: bool = False
+    result: float | None = None
+    recorded: float | None = None
+    max_score: float | None = None
+    notes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class AssignmentStatus:
+    """How an assignment stands; `problem` says why nothing of it could be graded now, or is empty."""
+
+    name: str
+    students: tuple[StudentStatus, ...]
+    problem: str = ""
+
+    def counts(self) -> dict[str, int]:
+        """Number of students under each heading. Of those who submitted, each is in one of the next four."""
+        states = [one.state for one in self.students]
+        return {
+            "submitted": sum(one.submitted for one in self.students),
+            **{state.value: states.count(state) for state in State},
+            "student fault": sum(one.student_fault for one in self.students),
+            "late": sum(one.late for one in self.students),
+            "mark differs": sum(one.differs for one in self.students),
+        }
+
+
+def course_status(root: Path, course: Course, names: tuple[str, ...] = ()) -> list[AssignmentStatus]:
+    """How assignments stand: those named, or all. Nothing is written.
+
+    Raises:
+        CourseError: There is no such assignment, the gradebook cannot be read, or the course cannot be graded at all.
+    """
+    return [assignment_status(root, course, assignment) for assignment in course.select(names)]
+
+
+def assignment_status(root: Path, course: Course, assignment: Assignment) -> AssignmentStatus:
+    """How one assignment stands.
+
+    Raises:
+        CourseError: See `course_status`.
+    """
+    grader, problem = None, ""
+    try:
+        grader = Grader(root, course, assignment.name)
+    except CourseError as error:
+        problem = str(error)
+    except OSError as error:
+        problem = f"{assignment.name} cannot be graded: {error.strerror}: {error.filename}"
+    recorded = read_recorded(root, course, assignment.name)
+    submitted = students_of(root, assignment.name)
+    results = {path.stem for path in (root / "results" / assignment.name).glob("*.json") if load_result(path)}
+    students = tuple(
+        _student_status(root, assignment, student, grader, recorded.get(student, RecordedPoints()))
+        for student in sorted({*submitted, *results})
+    )
+    return AssignmentStatus(assignment.name, students, problem)
+
+
+def _student_status(
+    root: Path, assignment: Assignment, student: str, grader: Grader | None, recorded: RecordedPoints
+) -> StudentStatus:
+    path = result_path(root, assignment.name, student)
+    result = load_result(path)
+    folder = submission_folder(root, assignment.name, student)
+    late, late_notes = _lateness(folder, assignment, recorded)
+    has_points = result is not None and result.verdict != Verdict.GRADER_FAULT
+    found = {task.name: task.earned for task in result.tasks} if result and has_points else {}
+    return StudentStatus(
+        student=student,
+        state=_state(root, student, grader, result),
+        submitted=folder.is_dir(),
+        student_fault=result is not None and result.verdict == Verdict.STUDENT_FAULT,
+        late=late,
+        differs=found != recorded.automatic,
+        result=result.score if result and has_points else None,
+        recorded=recorded.score,
+        max_score=result.max_score if result and has_points else None,
+        notes=(*_result_notes(student, folder, path, result), *late_notes, *_mark_notes(found, recorded)),
+    )
+
+
+def _state(root: Path, student: str, grader: Grader | None, result: SubmissionResult | None) -> State:
+    if result is None:
+        return State.NOT_GRADED
+    if result.verdict == Verdict.GRADER_FAULT:
+        return State.GRADER_FAULT
+    return State.GRADED if grader and _stands(root, student, grader, result) else State.STALE
+
+
+def _stands(root: Path, student: str, grader: Grader, result: SubmissionResult) -> bool:
+    """Whether grading now would find the stored result."""
+    try:
+        submission = read_submission(root, grader.assignment, student, grader.course.limits.files_bytes)
+    except SubmissionFault as fault:  # such a result has no fingerprint: it is its reason, and the tasks it gives zero
+        no_points = {task.name: task.points for task in result.tasks if not task.checks}
+        return result.reason == str(fault) and no_points == grader.points
+    return grader.stands(result, submission)
+
+
+def _result_notes(student: str, folder: Path, path: Path, result: SubmissionResult | None) -> Iterator[str]:
+    try:
+        check_student_id(student)
+    except CourseError as error:
+        yield str(error)
+    if not folder.is_dir():
+        yield "the submission is gone"
+    if result is None and path.is_file():
+        yield "the stored result cannot be read"
+    if result is not None and result.reason:
+        yield result.reason.splitlines()[0]
+    if result is not None and result.sandbox == "none":
+        yield "graded without a sandbox"
+
+
+def _mark_notes(found: dict[str, float], recorded: RecordedPoints) -> Iterator[str]:
+    if found != recorded.automatic:
+        if not recorded.automatic:
+            yield "not in the gradebook"
+        elif not found:
+            yield "the gradebook holds a mark without a result"
+        else:
+            automatic, result = sum(recorded.automatic.values()), sum(found.values())
+            yield f"the gradebook holds {automatic:g} points from the checks, the result {result:g}"
+    if recorded.manual:
+        yield f"marked by hand: {', '.join(recorded.manual)}"
+    if recorded.late_penalty:
+        yield f"late penalty {recorded.late_penalty:g}"
+
+
+# lateness
+
+
+def _lateness(folder: Path, assignment: Assignment, recorded: RecordedPoints) -> tuple[bool, list[str]]:
+    """Whether a submission is late, and a phrase on it where there is something to say."""
+    try:
+        when = read_timestamp(folder)
+    except ValueError as error:
+        return False, [str(error)]
+    if when is None or assignment.due is None:
+        return False, []
+    delay = when - assignment.due - recorded.extension
+    if delay <= timedelta(minutes=assignment.late.grace_minutes):
+        return False, []
+    hours, minutes = divmod(int(delay.total_seconds() / 60), 60)
+    return True, [f"late by {hours // 24} d {hours % 24} h" if hours >= 24 else f"late by {hours} h {minutes} min"]
+
+
+def read_timestamp(folder: Path) -> datetime | None:
+    """When a submission was handed in, by its timestamp.txt, which is read as nbgrader reads it.
+
+    Raises:
+        ValueError: The file cannot be read as a date.
+    """
+    from dateutil import parser, tz  # type: ignore[import-untyped]
+
+    try:
+        text = handed_in._read_file(folder, "timestamp.txt", _TIMESTAMP_BYTES).decode(errors="replace").strip()
+        if not text:
+            return None
+        date, _, zone = text.rpartition(" ")
+        if date.count(" ") == 1:
+            offset = int(zone) if zone.lstrip("+-").isdigit() else tz.gettz(zone)
+            when: datetime = parser.parse(f"{date} TZ", tzinfos={"TZ": offset})
+        else:
+            when = parser.parse(text)
+    except FileNotFoundError:
+        return None
+    except (SubmissionFault, OSError, ValueError, OverflowError):
+        raise ValueError("timestamp.txt cannot be read as a date") from None
+    return when if when.tzinfo else when.replace(tzinfo=UTC)
+
+
+# the gradebook
+
+
+_RECORDED = """
+    SELECT submitted_assignment.student_id, submitted_assignment.extension, submitted_notebook.late_submission_penalty,
+           base_cell.name, grade.auto_score, grade.manual_score, grade.extra_credit
+    FROM submitted_assignment
+    JOIN assignment ON assignment.id = submitted_assignment.assignment_id
+    LEFT JOIN submitted_notebook ON submitted_notebook.assignment_id = submitted_assignment.id
+    LEFT JOIN grade ON grade.notebook_id = submitted_notebook.id
+    LEFT JOIN base_cell ON base_cell.id = grade.cell_id
+    WHERE assignment.name = ? AND assignment.course_id = ?
+"""
+
+
+def read_recorded(root: Path, course: Course, assignment: str) -> dict[str, RecordedPoints]:
+    """What the gradebook holds for an assignment, by student; nothing where there is no gradebook.
+
+    Raises:
+        CourseError: The gradebook cannot be read.
+    """
+    path = root / "gradebook.db"
+    if not path.is_file():
+        return {}
+    rows = defaultdict(list)
+    try:
+        with contextlib.closing(
+            sqlite3.connect(f"file:{quote(str(path))}?mode=ro", uri=True, timeout=_BUSY_SECONDS)
+        ) as database:
+            if not database.execute("SELECT 1 FROM sqlite_master").fetchone():
+                return {}  # nbgrader makes the file first and its tables later
+            for student, *row in database.execute(_RECORDED, (assignment, course.id)):
+                rows[student].append(row)
+    except sqlite3.Error as error:
+        raise CourseError(f"The gradebook {path} cannot be read: {error}. `course doctor` says more.") from error
+    return {student: _recorded_points(found) for student, found in rows.items()}
+
+
+def _recorded_points(rows: list[list[object]]) -> RecordedPoints:
+    """What one student's rows of the gradebook come to, by nbgrader's rules: a manual mark takes precedence."""
+    automatic: dict[str, float] = {}
+    manual, score, marked = [], 0.0, False
+    extension, penalty = rows[0][0], rows[0][1]
+    for _, _, cell, found, by_hand, extra in rows:
+        name = str(cell).removesuffix(CHECKS_SUFFIX)
+        if isinstance(found, float):
+            automatic[name] = round(found, 2)
+        if isinstance(by_hand, float):
+            manual.append(name)
+        points = by_hand if isinstance(by_hand, float) else found
+        if isinstance(points, float):
+            marked = True
+            score += points + (extra if isinstance(extra, float) else 0.0)
+    late_penalty = penalty if isinstance(penalty, float) else 0.0
+    return RecordedPoints(
+        automatic, round(score - late_penalty, 2) if marked else None, late_penalty, tuple(manual), _interval(extension)
+    )
+
+
+def _interval(stored: object) -> timedelta:
+    """A time span as SQLAlchemy stores it in SQLite: the date that it leads to from the start of 1970."""
+    if not isinstance(stored, str):
+        return timedelta(0)
+    return datetime.fromisoformat(stored) - datetime(1970, 1, 1)
+
+
+# text
+
+
+def as_data(assignment: AssignmentStatus, *, with_students: bool) -> str:
+    """One line of JSON: the counts and, where wanted, each student."""
+    data: dict[str, object] = {"name": assignment.name, **assignment.counts(), "problem": assignment.problem}
+    if with_students:
+        data["students"] = [asdict(one) for one in assignment.students]
+    return json.dumps(data)
+
+
+def table(assignments: list[AssignmentStatus]) -> str:
+    """A line for each assignment under headings, and below it why an assignment cannot be graded now."""
+    counts = [one.counts() for one in assignments]
+    headings = list(counts[0])
+    rows = [["assignment", *headings]]
+    rows += [
+        [one.name, *(str(number) for number in numbers.values())]
+        for one, numbers in zip(assignments, counts, strict=True)
+    ]
+    problems = [one.problem for one in assignments if one.problem]
+    return "\n".join([*_align(rows, numbers_from=1), *problems])
+
+
+def student_lines(assignment: AssignmentStatus) -> str:
+    """A line for each student: state, points of the result, points in the gradebook, and what else there is to know."""
+    rows = [["student", "state", "result", "recorded", ""]]
+    for one in assignment.students:
+        result = "" if one.result is None else f"{one.result:g} of {one.max_score:g}"
+        recorded = "" if one.recorded is None else f"{one.recorded:g}"
+        rows.append([_shown(one.student), one.state.value, result, recorded, _shown("; ".join(one.notes))])
+    return "\n".join(_align(rows))
+
+
+def _align(rows: list[list[str]], numbers_from: int = 10**6) -> list[str]:
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    return [
+        "  ".join(
+            cell.rjust(width) if i >= numbers_from else cell.ljust(width)
+            for i, (cell, width) in enumerate(zip(row, widths, strict=True))
+        ).rstrip()
+        for row in rows
+    ]
+
+
+def _shown(text: str) -> str:
+    """A text without what would move a terminal's cursor: names of folders come from whoever filled them."""
+    return "".join(character if character.isprintable() else "?" for character in text)
