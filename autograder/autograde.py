@@ -18,11 +18,11 @@ from autograder.checks import Student, StudentError
 from autograder.course import Assignment, Limits
 from autograder.fingerprint import versions
 from autograder.outputs import clean_outputs, plain_text
-from autograder.plugin import CONNECT, Check, Outcome, run_check, safe_cause
+from autograder.plugin import CONNECT, Check, Outcome, as_check, run_check, safe_cause
 from autograder.remote import wire
 from autograder.results import CellResult, CheckResult, SubmissionResult, TaskResult, Verdict
 from autograder.sandbox.room import LimitExceeded, Room, RoomEnded, Sandbox, SandboxFailed
-from autograder.submission import Cell, Submission
+from autograder.submission import Cell, Submission, task_points
 
 MAX_NOTEBOOK_RUNS = 20
 MAX_LOST_BRANCHES = 3
@@ -221,7 +221,7 @@ class _Run:
             if branch is None:
                 branch, loss = (None, loss) if lost >= MAX_LOST_BRANCHES else self._branch()
             if branch is None or self.exhausted:
-                results.append(_unrun(check, loss))
+                results.append(_result_of(check, cause=loss))
                 continue
             result, ending = self._check(check, branch)
             if isinstance(ending, LimitExceeded) and ending.wall:
@@ -300,17 +300,7 @@ class _Run:
         detail = "" if passed else plain_text(outcome.text[-MAX_DETAIL:])
         if printed and not passed:
             detail += f"\n--- printed by the student's code during this check ---\n{printed}"
-        return CheckResult(
-            name=check.item.name,
-            title=check.title,
-            passed=passed,
-            weight=check.info.weight,
-            hint=check.info.hint,
-            needs=check.needs,
-            cause=cause,
-            detail=detail,
-            cpu_seconds=round(cpu_seconds, 3),
-        )
+        return _result_of(check, passed=passed, cause=cause, detail=detail, cpu_seconds=round(cpu_seconds, 3))
 
     def _cause(self, exception: BaseException | None) -> str:
         cause = safe_cause(exception)
@@ -365,15 +355,19 @@ def _stopped(cell: Cell, text: str) -> CellResult:
     return CellResult(cell_id=cell.cell_id, error=text, outputs=(output,))
 
 
-def _unrun(check: Check, cause: str) -> CheckResult:
+def _result_of(
+    check: Check, *, passed: bool = False, cause: str = "", detail: str = "", cpu_seconds: float = 0.0
+) -> CheckResult:
     return CheckResult(
         name=check.item.name,
         title=check.title,
-        passed=False,
+        passed=passed,
         weight=check.info.weight,
         hint=check.info.hint,
         needs=check.needs,
         cause=cause,
+        detail=detail,
+        cpu_seconds=cpu_seconds,
     )
 
 
@@ -383,11 +377,7 @@ def points_of(assignment: Assignment, notebook: dict[str, Any]) -> dict[str, flo
     Raises:
         GraderFailed: They do not add up to the assignment's.
     """
-    points: dict[str, float] = {}
-    for cell in notebook["cells"]:
-        settings = cell["metadata"].get("nbgrader", {})
-        if settings.get("grade"):
-            points[settings["grade_id"].removesuffix("_checks")] = float(settings["points"])
+    points = task_points(notebook)
     if abs(sum(points.values()) - assignment.points) > 1e-9:
         raise GraderFailed(f"the tasks of {assignment.name} add up to {sum(points.values()):g} points")
     return points
@@ -399,7 +389,7 @@ def collected_checks(items: list[pytest.Item], points: dict[str, float]) -> list
     Raises:
         GraderFailed: A task has no checks, or a check no task.
     """
-    checks = [check for item in items if (check := as_check_or_fail(item))]
+    checks = [check for item in items if (check := _as_check_or_fail(item))]
     names = {check.task.name for check in checks}
     if names != set(points):
         odd = ", ".join(sorted(names ^ set(points)))
@@ -408,10 +398,7 @@ def collected_checks(items: list[pytest.Item], points: dict[str, float]) -> list
     return sorted(checks, key=lambda check: order.index(check.task.name))
 
 
-def as_check_or_fail(item: pytest.Item) -> Check:
-    """A pytest item as a check; one that belongs to no task is an error."""
-    from autograder.plugin import as_check
-
+def _as_check_or_fail(item: pytest.Item) -> Check:
     found = as_check(item)
     if found is None:
         raise GraderFailed(f"{item.name} belongs to no task: put it into a class with @task(...)")

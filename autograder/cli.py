@@ -189,6 +189,51 @@ def show(name: str, student: str, task: str | None) -> None:
 
 
 @main.command()
+@click.argument("name")
+@click.option("--student", help="Make this student's page only.  [default: every submission's]")
+@click.option("--jobs", type=click.IntRange(1, 64), help="Pages made side by side.  [default: one per core]")
+@click.option("--force", is_flag=True, help="Make pages even where nothing has changed.")
+@_command
+def feedback(name: str, student: str | None, jobs: int | None, force: bool) -> None:
+    """Make the feedback pages of an assignment that was graded, one for each student.
+
+    Writes feedback/STUDENT/NAME/NAME.html: the student's notebook with marks, comments and a report on the hidden
+    checks of each task. A page holds no script, loads nothing and shows formulas without a network. Pages that nothing
+    has changed for stay. A submission without a mark gets no page and is named. Exits with 1 where a graded submission
+    has no page.
+
+    \b
+    Example:
+      course feedback information_theory
+      course feedback information_theory --student ada
+    """
+    from autograder.course import CourseError, find_root, load_course
+    from autograder.feedback import Outcome, make_pages, page_path
+    from autograder.grading import check_student_id
+    from autograder.submission import students_of
+
+    root = find_root()
+    course = load_course(root)
+    course.assignment(name)
+    students = [check_student_id(student)] if student else students_of(root, name)
+    if not students:
+        raise CourseError(f"There are no submissions of {name}: they go to submitted/STUDENT/{name}/{name}.ipynb.")
+    pages = []
+    for page in make_pages(root, course, name, students, jobs=jobs, force=force):
+        pages.append(page)
+        done = page.outcome in (Outcome.MADE, Outcome.UP_TO_DATE)
+        where = page_path(root, name, page.student).relative_to(root)
+        new = "  (up to date)" if page.outcome == Outcome.UP_TO_DATE else ""
+        click.echo(f"{page.student}: {where}{new}" if done else f"{page.student}: no page: {page.reason}", err=not done)
+    ungraded = sum(page.outcome == Outcome.UNGRADED for page in pages)
+    failed = sum(page.outcome == Outcome.FAILED for page in pages)
+    if failed:
+        raise CourseError(f"{failed} of {len(pages) - ungraded} graded submissions have no page.")
+    if ungraded == len(pages):
+        raise CourseError(f"Nothing of this is graded: run `course grade {name}` first.")
+
+
+@main.command()
 @_names
 @click.option("--json", "as_json", is_flag=True, help="Print JSON, one line per assignment.")
 @_command

@@ -1,6 +1,5 @@
 """Which result stands for a submission: the stored one while nothing that decided it has changed, else a new one."""
 
-import json
 import re
 import threading
 from pathlib import Path
@@ -8,7 +7,7 @@ from pathlib import Path
 from autograder.course import Course, CourseError
 from autograder.fingerprint import checks_digest, fingerprint
 from autograder.results import SubmissionResult, Verdict, load_result, result_path, save_result
-from autograder.submission import Submission, SubmissionFault, read_submission
+from autograder.submission import Submission, SubmissionFault, read_released, read_submission, task_points
 from autograder.worker import Worker, refused, resolve_device
 
 _STUDENT_ID = re.compile(r"[^\W_][\w.@+-]*")
@@ -39,7 +38,7 @@ class Grader:
         released = root / "release" / assignment / f"{assignment}.ipynb"
         if not released.is_file():
             raise CourseError(f"{assignment} has not been released: run `course release {assignment}` first.")
-        self.points = _points(json.loads(released.read_bytes()))
+        self.points = task_points(read_released(root, assignment))
         self.device = resolve_device(course)
         self.checks = checks_digest(root, assignment)
         self._worker: Worker | None = None
@@ -112,11 +111,3 @@ class Grader:
 
     def __exit__(self, *_: object) -> None:
         self.close()
-
-
-def _points(notebook: dict[str, object]) -> dict[str, float]:
-    """Points of every task of a released notebook, in its order."""
-    cells = notebook["cells"]
-    assert isinstance(cells, list)
-    graded = [cell["metadata"]["nbgrader"] for cell in cells if cell["metadata"].get("nbgrader", {}).get("grade")]
-    return {settings["grade_id"].removesuffix("_checks"): float(settings["points"]) for settings in graded}

@@ -28,6 +28,12 @@ AUTOGRADE_STEPS = [
 ]
 """What nbgrader does with a sanitised submission: its own steps, two of them replaced."""
 
+FEEDBACK_STEPS = [
+    "nbgrader.preprocessors.GetGrades",
+    "autograder.feedback_page.PutReports",  # nbgrader's other step only fetches styles, which our page brings along
+]
+"""What nbgrader does with a recorded submission to make feedback of it."""
+
 
 def configure_from(config_file: str, config: Config) -> None:
     """Configure nbgrader for the course whose folder holds `config_file`; what `nbgrader_config.py` calls.
@@ -69,6 +75,8 @@ def configure(config: Config, root: Path, course: Course | None = None) -> None:
     config.Autograde.autograde_preprocessors = list(AUTOGRADE_STEPS)
     config.Autograde.exporter_class = "autograder.gradebook.SubmissionExporter"
     config.CourseLatePenalties.root = str(root)
+    config.GenerateFeedback.preprocessors = list(FEEDBACK_STEPS)
+    config.GenerateFeedback.exporter_class = "autograder.feedback_page.FeedbackPage"
     _put_programs_on_path()
 
 

@@ -121,6 +121,12 @@ def read_released(root: Path, assignment: str) -> dict[str, Any]:
     return notebook
 
 
+def task_points(released: dict[str, Any]) -> dict[str, float]:
+    """Points of every task of a released notebook, in its order."""
+    graded = [cell["metadata"]["nbgrader"] for cell in released["cells"] if grade_id(cell).endswith(CHECKS_SUFFIX)]
+    return {settings["grade_id"].removesuffix(CHECKS_SUFFIX): float(settings["points"]) for settings in graded}
+
+
 def unsafe_files(folder: Path) -> list[Path]:
     """What lies in a submission's folder and is neither a plain file nor a folder: links, pipes, devices."""
     found = [Path(parent) / name for parent, folders, names in os.walk(folder) for name in (*folders, *names)]

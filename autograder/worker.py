@@ -27,7 +27,14 @@ from typing import TYPE_CHECKING, Any
 from autograder.course import Course, CourseError, load_course
 from autograder.fingerprint import checks_digest, fingerprint, versions
 from autograder.results import SubmissionResult, TaskResult, Verdict
-from autograder.submission import Submission, SubmissionFault, canonical_cells, read_submission, released_files
+from autograder.submission import (
+    Submission,
+    SubmissionFault,
+    canonical_cells,
+    read_released,
+    read_submission,
+    released_files,
+)
 
 if TYPE_CHECKING:
     from autograder.sandbox.room import Sandbox
@@ -190,7 +197,7 @@ def _answer(
 
     torch.set_num_threads(1)
     device = resolve_device(course)
-    released = json.loads((root / "release" / assignment / f"{assignment}.ipynb").read_bytes())
+    released = read_released(root, assignment)
     points = points_of(course.assignment(assignment), released)
     checks = collected_checks(items, points)
     digest = checks_digest(root, assignment)

@@ -6,6 +6,7 @@ import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -133,6 +134,19 @@ class TinyCourse:
         text = path.read_text()
         assert text.count(old) == 1, f"{path.name} holds {text.count(old)} times: {old}"
         path.write_text(text.replace(old, new))
+
+
+def with_first_cell(notebook: dict[str, Any], source: str) -> dict[str, Any]:
+    """The notebook with another code cell before all others."""
+    cell = {
+        "cell_type": "code",
+        "id": "first",
+        "metadata": {},
+        "source": source,
+        "outputs": [],
+        "execution_count": None,
+    }
+    return {**notebook, "cells": [cell, *notebook["cells"]]}
 
 
 def write_tiny_course(root: Path) -> TinyCourse:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import TinyCourse
+from conftest import TinyCourse, with_first_cell
 
 from autograder.authoring import read_script, solved_notebook
 from autograder.course import load_course
@@ -52,19 +52,6 @@ def school(released_once: TinyCourse, tmp_path_factory: pytest.TempPathFactory) 
     course.checks.write_text(course.checks.read_text() + f'\nSECRET = "{SECRET}"\n')
     with Grader(root, load_course(root), "shapes") as grader:
         yield School(course, grader)
-
-
-def with_first_cell(notebook: dict[str, Any], source: str) -> dict[str, Any]:
-    """The notebook with another code cell before all others."""
-    cell = {
-        "cell_type": "code",
-        "id": "first",
-        "metadata": {},
-        "source": source,
-        "outputs": [],
-        "execution_count": None,
-    }
-    return {**notebook, "cells": [cell, *notebook["cells"]]}
 
 
 def earned(result: SubmissionResult) -> list[float]:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from conftest import with_first_cell
 from nbgrader.api import Gradebook
 
 from autograder.authoring import read_script, solved_notebook
@@ -44,19 +45,6 @@ CHEATS = {
     "    found += [name for name in names if name.startswith('test_')]\n"
     "print('READ', found, glob.glob('../../../tests/**'))\n",
 }  # fmt: skip
-
-
-def with_first_cell(notebook: dict[str, Any], source: str) -> dict[str, Any]:
-    """The notebook with another code cell before all others."""
-    cell = {
-        "cell_type": "code",
-        "id": "first",
-        "metadata": {},
-        "source": source,
-        "outputs": [],
-        "execution_count": None,
-    }
-    return {**notebook, "cells": [cell, *notebook["cells"]]}
 
 
 @pytest.mark.parametrize("assignment", [assignment.name for assignment in COURSE.assignments])
