@@ -365,12 +365,31 @@ def test_limits_cannot_be_raised(room):
 # rooms among each other
 
 
+def test_memory_that_no_process_holds_cannot_be_had(room):
+    """What lies in a memory file or a System V segment is in no resident set, and would escape the memory limit."""
+    source = """
+    import ctypes, os
+    libc = ctypes.CDLL(None, use_errno=True)
+    try:
+        result = [os.memfd_create('hoard') >= 0]
+    except PermissionError:
+        result = [False]
+    segment = libc.shmget(0, 4096, 0o1600)
+    result.append(segment >= 0)
+    if segment >= 0:
+        libc.shmctl(segment, 0, None)  # IPC_RMID
+    """
+    assert result_of(room, source) == [False, False]
+    outside: dict = {}
+    exec(textwrap.dedent(source), outside)
+    assert outside["result"] == [True, True]
+
+
 def test_a_room_sees_nothing_of_another(sandbox, room):
     source = """
     import ctypes, os, socket, subprocess, tempfile
     for folder in ('/home/student', '/tmp', '/dev/shm'):
         open(f'{folder}/mine', 'w').write('secret')
-    segment = ctypes.CDLL(None).shmget(4711, 4096, 0o1666)
     queue = ctypes.CDLL(None).msgget(4711, 0o1666)
     listener = socket.socket(socket.AF_UNIX)
     listener.bind('\\0course')
@@ -380,7 +399,7 @@ def test_a_room_sees_nothing_of_another(sandbox, room):
     look = """
     import ctypes, os, socket
     found = [os.path.exists(f'{folder}/mine') for folder in ('/home/student', '/tmp', '/dev/shm')]
-    found += [ctypes.CDLL(None).shmget(4711, 4096, 0) >= 0, ctypes.CDLL(None).msgget(4711, 0) >= 0]
+    found += [ctypes.CDLL(None).msgget(4711, 0) >= 0]
     try:
         socket.socket(socket.AF_UNIX).connect('\\0course')
         found.append(True)
@@ -392,8 +411,8 @@ def test_a_room_sees_nothing_of_another(sandbox, room):
     assert run_cell(room, source)[1] is None
     other = sandbox.open()
     try:
-        assert result_of(other, look) == [False] * 7
-        assert result_of(room, look) == [True] * 7
+        assert result_of(other, look) == [False] * 6
+        assert result_of(room, look) == [True] * 6
     finally:
         other.close()
 
