@@ -11,6 +11,7 @@ import re
 from typing import Any
 
 MAX_OUTPUTS = 500
+_FRAME_BYTES = 100  # what an output takes beside its text
 _ANSI = re.compile(r"\x1b(?:\[[0-?]*[ -/]*[@-~]|\][^\x07\x1b]*(?:\x07|\x1b\\)?|[@-Z\\-_])")
 _CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
 _IMAGES = {"image/png": b"\x89PNG\r\n\x1a\n", "image/jpeg": b"\xff\xd8\xff"}
@@ -41,11 +42,12 @@ def clean_outputs(data: bytes, limit: int) -> tuple[dict[str, Any], ...]:
         clean = _clean(output) if isinstance(output, dict) else None
         if clean is None:
             continue
-        if clean["output_type"] == "stream" and len(clean["text"]) > limit:
-            clean["text"] = clean["text"][: max(0, limit)]
+        room = limit - _FRAME_BYTES
+        if clean["output_type"] == "stream" and 0 < room < len(clean["text"]):
+            clean["text"] = clean["text"][:room]
         size = sum(len(text) for text in _texts(clean))
-        if size <= limit:
-            limit -= size
+        if size <= room:
+            limit = room - size
             kept.append(clean)
     return tuple(kept)
 

@@ -161,7 +161,7 @@ def _as_error(message: Any) -> StudentError:
         return StudentError(UNREADABLE, "the answer is neither a value nor an error")
     kind, text, cell, line = (error.get(key) for key in ("type", "text", "cell", "line"))
     return StudentError(
-        kind if isinstance(kind, str) and _is_builtin_exception(kind) else "Exception",
+        kind if isinstance(kind, str) and (kind == UNREADABLE or _is_builtin_exception(kind)) else "Exception",
         text if isinstance(text, str) else "",
         cell if isinstance(cell, str) else "",
         line if isinstance(line, int) else 0,

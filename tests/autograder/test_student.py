@@ -278,11 +278,10 @@ def test_a_handle_whose_number_is_none_is_a_student_error(identity):
 
 
 @pytest.mark.parametrize("kind", ["\ud800", "<script>", "", None, ["Net"], "x" * 10_000])
-def test_the_kind_of_a_handle_is_a_name_or_unknown(kind):
+def test_the_kind_of_a_handle_is_not_told(kind):
     with pytest.raises(CheckFailure) as raised:
         assert_shape(hostile_handle(id=0, type=kind).f(), ())
-    assert raised.value.cause in ("an object (?) came; a single number was expected",
-                                  f"an object ({'x' * 60}) came; a single number was expected")  # fmt: skip
+    assert raised.value.cause == "an object that is no value came; a single number was expected"
 
 
 def hostile_handle(**fields):
@@ -376,7 +375,7 @@ def test_begin_undoes_what_student_code_did_to_global_state():
         (torch.empty(0, 3), torch.ones(0, 3)),
         ((torch.ones(2), 1.0), [torch.ones(2), 1.0]),
         (torch.tensor([True, False]), torch.tensor([True, False])),
-        (torch.ones(2, dtype=torch.bfloat16) * 1.01, torch.ones(2)),
+        (torch.ones(2, dtype=torch.bfloat16) * 1.01, torch.ones(2, dtype=torch.bfloat16)),
         (torch.ones(2) * (1 + 1e-6), torch.ones(2)),
         (torch.ones(2) + 1j * 0, torch.ones(2) + 0j),
         (torch.ones(2, requires_grad=True), torch.ones(2)),
@@ -392,6 +391,7 @@ def test_a_right_answer_is_accepted(actual, expected):
 
 
 WRONG = [
+    (torch.ones(2, dtype=torch.bfloat16) * 1.01, torch.ones(2), "the value is not the expected one"),
     (None, torch.ones(2), "None came; a tensor of shape (2,) was expected"),
     ("1.5", 1.5, "a value of type str came; a single number was expected"),
     ([1.0, 1.0], torch.ones(2), "a list of 2 came; a tensor of shape (2,) was expected"),
