@@ -175,8 +175,7 @@ class _Run:
         if self.exhausted:
             return _stopped(cell, self.exhausted)
         limit = max(self.limits.cell_seconds, REFERENCE_FACTOR * self.pace.cells.get(cell.cell_id, 0.0))
-        kept = self.output_bytes
-        output_bytes = max(1, min(self.limits.output_bytes, MAX_OUTPUT_BYTES - kept))
+        output_bytes = max(1, min(self.limits.output_bytes, MAX_OUTPUT_BYTES - self.output_bytes))
         before = room.cpu_seconds
         reply = self._ask(room, limit, op="cell", source=cell.source, cell_id=cell.cell_id, output_bytes=output_bytes)
         value = reply.get("value")
@@ -389,7 +388,7 @@ def collected_checks(items: list[pytest.Item], points: dict[str, float]) -> list
     Raises:
         GraderFailed: A task has no checks, or a check no task.
     """
-    checks = [check for item in items if (check := _as_check_or_fail(item))]
+    checks = [_as_check_or_fail(item) for item in items]
     names = {check.task.name for check in checks}
     if names != set(points):
         odd = ", ".join(sorted(names ^ set(points)))

@@ -128,11 +128,9 @@ class Worker:
                     socket.send_fds(self.control, [json.dumps({"student": student}).encode()], [theirs.fileno()])
                 except OSError as error:
                     return self._fault(student, f"the grading process is gone: {error}")
-            data = bytearray()
-            while part := mine.recv(2**20):
-                data += part
+            data = _read_to_end(mine)
         try:
-            return SubmissionResult.model_validate_json(bytes(data))
+            return SubmissionResult.model_validate_json(data)
         except ValueError:
             return self._fault(student, "the process that graded this submission ended without a result")
 
@@ -156,6 +154,13 @@ class Worker:
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+
+def _read_to_end(channel: socket.socket) -> bytes:
+    data = bytearray()
+    while part := channel.recv(2**20):
+        data += part
+    return bytes(data)
 
 
 # the worker's own side
@@ -267,10 +272,7 @@ class _Jobs:
         with mine:
             with theirs:
                 self.run(student, grade, theirs)
-            data = bytearray()
-            while part := mine.recv(2**20):
-                data += part
-        return SubmissionResult.model_validate_json(bytes(data))
+            return SubmissionResult.model_validate_json(_read_to_end(mine))
 
     def _result(self, student: str, grade: Callable[[], SubmissionResult]) -> SubmissionResult:
         try:
