@@ -12,7 +12,7 @@ INSTALLED_DEV := $(VENV)/.installed-dev
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo test lint sandbox clean
+.PHONY: help demo test lint audit sandbox clean
 
 help: ## Show this list
 	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  make \1\t\2/p' $(firstword $(MAKEFILE_LIST))
@@ -27,6 +27,9 @@ lint: $(INSTALLED_DEV) ## Check style and types
 	$(RUN) ruff check .
 	$(RUN) ruff format --check .
 	$(RUN) mypy
+
+audit: $(INSTALLED_DEV) ## Test the hidden checks with mistakes, other right answers and mutants
+	$(VENV)/bin/course audit
 
 clean: ## Remove the environment, the demo and what tools left behind; marks and submissions stay
 	rm -rf $(VENV) demo .pytest_cache .mypy_cache .ruff_cache *.egg-info

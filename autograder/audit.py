@@ -1,176 +1,572 @@
-"""Tests of the tests: do the hidden checks catch every mistake, and accept every other right answer?
+"""Tests of the tests: do an assignment's hidden checks catch what is wrong, and accept what is right?
 
-The checks are collected once and replayed against each variant of the reference (`autograder.variants`) in a forked
-child with a time limit, through the same encode and decode as a submission.
+    reference      earns everything, with fifty seeds
+    untouched      what students get fails every check
+    mistakes       each loses points in its own task (`autograder.variants`)
+    alternatives   each earns everything
+    mutants        the reference with one small error made by machine (`autograder.mutants`): the share that is noticed
+
+What was found is kept beside the hash of what it was found on (`tests/audit/NAME.json`). A mutant that no check can
+notice, since it computes the same, stands with its reason in `tests/equivalents/NAME.toml`.
 """
 
-import functools
+import contextlib
+import hashlib
 import json
 import os
-import signal
+import random
 import subprocess
 import sys
+import threading
 import time
-from collections.abc import Callable
-from dataclasses import asdict, dataclass
+import tomllib
+from collections.abc import Callable, Iterable
+from concurrent.futures import Future, ThreadPoolExecutor, as_completed
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Literal
 
+from autograder.audit_worker import ANSWER, Answer, Job, read_answer
+from autograder.authoring import read_script, released_notebook
+from autograder.course import CourseError
 from autograder.variants import Variant, load_variants
 from autograder.worker import CHECKS_ENVIRONMENT
 
-SECONDS_PER_VARIANT = 60.0
+if TYPE_CHECKING:
+    from autograder.mutants import Mutant
+
+SEEDS = 50
+MIN_SCORE = 0.95
+"""Share of counted mutants that the checks of every task must notice."""
+MAX_EQUIVALENT = 0.1
+"""Share of a task's mutants that may be declared to compute the same."""
+MIN_MISTAKES, MIN_ALTERNATIVES = 3, 2
+"""Variants of every task."""
+
+Fate = Literal["killed", "timed out", "survived", "equivalent", "crashed"]
 
 
-class AuditFailed(RuntimeError):
+class AuditFailed(CourseError):
     """The audit itself could not be done, and why."""
 
 
-@dataclass(frozen=True)
-class Finding:
-    """What the checks said to one variant.
+@dataclass
+class TaskTable:
+    """What the checks of one task noticed. A crashed mutant raises whatever it is asked: it is not counted."""
 
-    Attributes:
-        variant: Its name; "" for the reference itself.
-        task: The task that it replaces.
-        kind: "mistake", "alternative" or "reference".
-        failed: Failed checks, as "task/check".
-        ended: Why it could not be judged to the end (a time limit, a crash), or "".
-        also: Other tasks where a mistake may lose points.
-    """
-
-    variant: str
     task: str
-    kind: str
-    failed: tuple[str, ...]
-    ended: str = ""
-    also: tuple[str, ...] = ()
+    mistakes: int = 0
+    caught: int = 0
+    alternatives: int = 0
+    accepted: int = 0
+    killed: int = 0
+    timed_out: int = 0
+    survived: int = 0
+    equivalent: int = 0
+    crashed: int = 0
 
     @property
-    def problem(self) -> str:
-        """What is wrong with the checks, in a sentence, or "" where they did as they should."""
-        tasks = {check.split("/")[0] for check in self.failed}
-        if self.kind == "mistake":
-            strays = tasks - {self.task, *self.also}
-            if self.task not in tasks and not self.ended:
-                return f"{self.variant}: the mistake in {self.task} loses no points"
-            return f"{self.variant}: also loses points in {', '.join(sorted(strays))}" if strays else ""
-        if self.failed or self.ended:
-            return f"{self.variant or 'the reference'}: right, but fails {', '.join(self.failed) or self.ended}"
-        return ""
+    def score(self) -> float:
+        """Share of the counted mutants that were noticed; one that never ends loses its points too."""
+        counted = self.killed + self.timed_out + self.survived
+        return (self.killed + self.timed_out) / counted if counted else 1.0
 
 
-def audit_variants(root: Path, assignment: str) -> list[Finding]:
-    """Judge the reference and every variant of an assignment.
+@dataclass
+class Survivor:
+    """A mutant that no check notices.
+
+    Attributes:
+        task: Its task.
+        id: Its name.
+        line: Where in the script.
+        diff: The change.
+        reason: Why it computes the same, from the file of equivalents, or "".
+        compared: How many of its answers equal the reference's bit by bit.
+        differs: On what it answers otherwise, or "".
+    """
+
+    task: str
+    id: str
+    line: int
+    diff: str
+    reason: str = ""
+    compared: int = 0
+    differs: str = ""
+
+
+@dataclass
+class Audit:
+    """All that the audit of one assignment found."""
+
+    assignment: str
+    measured: str
+    tasks: list[TaskTable]
+    survivors: list[Survivor] = field(default_factory=list)
+    fates: dict[str, list[str]] = field(default_factory=dict)
+    """The mutants that were not plainly killed, by what became of them."""
+    problems: list[str] = field(default_factory=list)
+    """What is wrong, a sentence each, survivors apart."""
+    flaky: int = 0
+    checks: int = 0
+    seconds: float = 0.0
+    cores: int = 0
+
+    @property
+    def shortcomings(self) -> list[str]:
+        """What falls short of the targets."""
+        low = [
+            f"{table.task}: {table.score:.1%} of the mutants are noticed; {MIN_SCORE:.0%} must be"
+            for table in self.tasks
+            if table.score < MIN_SCORE
+        ]
+        return [*self.problems, *low]
+
+
+@dataclass(frozen=True)
+class Equivalent:
+    """A reviewed entry: a mutant that computes what the reference does.
+
+    Attributes:
+        id: The mutant.
+        kind: "identical" gives the same answers bit by bit, which the audit proves each time; "invisible" differs by
+            less than any test of this cost could see, which the reason shows with a calculation of its power.
+        reason: Why.
+    """
+
+    id: str
+    kind: Literal["identical", "invisible"]
+    reason: str
+
+
+# ---- where things lie
+
+
+def table_path(root: Path, assignment: str) -> Path:
+    """The committed findings."""
+    return root / "tests" / "audit" / f"{assignment}.json"
+
+
+def equivalents_path(root: Path, assignment: str) -> Path:
+    """The reviewed list of mutants that compute the same."""
+    return root / "tests" / "equivalents" / f"{assignment}.toml"
+
+
+def variants_path(root: Path, assignment: str) -> Path:
+    """Mistakes and alternatives."""
+    return root / "tests" / "variants" / f"{assignment}.py"
+
+
+def measured_digest(root: Path, assignment: str) -> str:
+    """Hash of what an audit measures: solution, checks, variants, equivalents, and what makes mutants and compares."""
+    files = [
+        root / "solutions" / f"{assignment}.py",
+        root / "tests" / "checks" / f"test_{assignment}.py",
+        variants_path(root, assignment),
+        equivalents_path(root, assignment),
+        *(Path(__file__).with_name(f"{name}.py") for name in ("audit", "audit_worker", "checks", "mutants")),
+    ]
+    contents = [hashlib.sha256(file.read_bytes()).hexdigest() if file.exists() else "" for file in files]
+    return hashlib.sha256(json.dumps(contents).encode()).hexdigest()[:16]
+
+
+def load_equivalents(root: Path, assignment: str) -> dict[str, Equivalent]:
+    """The reviewed list by mutant; empty where there is none.
 
     Raises:
-        AuditFailed: The checks or the variants cannot be read.
+        AuditFailed: It cannot be read.
     """
-    environment = {**os.environ, **CHECKS_ENVIRONMENT}
-    shards = os.cpu_count() or 1
-    line = [sys.executable, "-m", "autograder.audit", str(root), assignment, str(shards)]
-    running = [
-        subprocess.Popen(
-            [*line, str(shard)], env=environment, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
-        )
-        for shard in range(shards)
-    ]
-    findings: list[Finding] = []
-    for process in running:
-        said, _ = process.communicate()
-        if process.returncode != 0:
-            raise AuditFailed(said.strip())
-        findings += [_read_finding(line) for line in said.splitlines() if line.startswith(_MARK)]
-    return findings
+    path = equivalents_path(root, assignment)
+    if not path.exists():
+        return {}
+    try:
+        entries = [Equivalent(**entry) for entry in tomllib.loads(path.read_text(encoding="utf-8"))["mutant"]]
+    except (KeyError, TypeError, ValueError) as error:
+        raise AuditFailed(f"{path}: each entry is [[mutant]] with id, kind and reason: {error}") from error
+    for entry in entries:
+        if entry.kind not in ("identical", "invisible") or not entry.reason.strip():
+            raise AuditFailed(f'{path}: {entry.id} needs a reason, and kind = "identical" or "invisible"')
+    return {entry.id: entry for entry in entries}
 
 
-_MARK = "finding: "
+def save_table(root: Path, audit: Audit) -> Path:
+    """Keep what was found."""
+    path = table_path(root, audit.assignment)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(asdict(audit), indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    return path
 
 
-def _read_finding(line: str) -> Finding:
-    found = json.loads(line.removeprefix(_MARK))
-    return Finding(**{**found, "failed": tuple(found["failed"]), "also": tuple(found["also"])})
+def load_table(root: Path, assignment: str) -> Audit | None:
+    """What was found last, or None."""
+    path = table_path(root, assignment)
+    if not path.exists():
+        return None
+    found = json.loads(path.read_text(encoding="utf-8"))
+    tasks = [TaskTable(**table) for table in found.pop("tasks")]
+    survivors = [Survivor(**survivor) for survivor in found.pop("survivors")]
+    return Audit(tasks=tasks, survivors=survivors, **found)
 
 
-# in the process of its own
+# ---- processes that judge
 
 
-def _failures(root: Path, assignment: str, items: list[Any], variant: Variant | None) -> list[str]:
-    """The checks that a variant of the reference fails; None stands for the reference itself."""
-    from autograder.authoring import load_solution
-    from autograder.plugin import CONNECT, as_check, run_check
-    from autograder.remote.client import loopback
+class Crew:
+    """Workers that do jobs side by side, each in a process of its own."""
 
-    overrides = {variant.task: variant.source} if variant else {}
-    namespace = load_solution(root / "solutions" / f"{assignment}.py", overrides=overrides)
-    failures = []
-    for item in items:
-        check = as_check(item)
-        if check is None:
-            raise AuditFailed(f"{item.name} belongs to no task")
-        item.config.stash[CONNECT] = lambda: loopback(namespace)
-        if not run_check(check).passed:
-            failures.append(f"{check.task.name}/{item.name}")
-    return failures
+    def __init__(self, root: Path, assignment: str, jobs: int | None = None) -> None:
+        self.root, self.assignment = root, assignment
+        self.size = jobs or os.cpu_count() or 1
+        self.local = threading.local()
+        self.processes: list[subprocess.Popen[str]] = []
+        self.pool = ThreadPoolExecutor(self.size)
+
+    def submit(self, job: Job | None) -> Future[Answer]:
+        """Have a job done; None asks for the worker's own run of the reference."""
+        return self.pool.submit(self._do, job)
+
+    def _do(self, job: Job | None) -> Answer:
+        if not hasattr(self.local, "process"):
+            self.local.process = self._start()
+            self.local.reference = self._read(self.local.process)
+        if job is None:
+            reference: Answer = self.local.reference
+            return reference
+        process: subprocess.Popen[str] = self.local.process
+        assert process.stdin is not None
+        with contextlib.suppress(BrokenPipeError):  # what it said last is read below
+            process.stdin.write(json.dumps(asdict(job)) + "\n")
+            process.stdin.flush()
+        return self._read(process)
+
+    def _start(self) -> subprocess.Popen[str]:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "autograder.audit_worker", str(self.root), self.assignment],
+            stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+            env={**os.environ, **CHECKS_ENVIRONMENT},
+        )  # fmt: skip
+        self.processes.append(process)
+        return process
+
+    def _read(self, process: subprocess.Popen[str]) -> Answer:
+        assert process.stdout is not None
+        said = []
+        for line in process.stdout:
+            if line.startswith(ANSWER):
+                return read_answer(line.removeprefix(ANSWER))
+            said.append(line)
+        raise AuditFailed(f"the checks of {self.assignment} cannot be replayed:\n{''.join(said)[-4000:].strip()}")
+
+    def __enter__(self) -> "Crew":
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        if kind is not None:
+            for process in self.processes:
+                process.kill()
+        self.pool.shutdown(cancel_futures=True)
+        for process in self.processes:
+            if process.stdin is not None:
+                with contextlib.suppress(BrokenPipeError):
+                    process.stdin.close()
+            if process.stdout is not None:
+                process.stdout.close()
+            process.wait()
 
 
-def _finding(variant: Variant | None, failed: list[str], ended: str) -> Finding:
-    if variant is None:
-        return Finding("", "", "reference", tuple(failed), ended)
-    return Finding(variant.name, variant.task, variant.kind, tuple(failed), ended, variant.also)
+# ---- what each kind of job tells
 
 
-def _in_child(work: Callable[[], list[str]]) -> tuple[list[str], str]:
-    """Do something in a forked child: its list, and "" or why there is none."""
-    reading, writing = os.pipe()
-    pid = os.fork()
-    if pid == 0:
-        os.close(reading)
-        try:
-            answer: dict[str, Any] = {"failed": work()}
-        except BaseException as error:
-            answer = {"ended": f"{type(error).__name__}: {error}"[:500]}
-        with os.fdopen(writing, "w") as pipe:
-            pipe.write(json.dumps(answer))
-        os._exit(0)
-    os.close(writing)
-    ended = _wait(pid)
-    with os.fdopen(reading) as pipe:
-        text = pipe.read()
-    answer = json.loads(text) if text and not ended else {}
-    return answer.get("failed", []), ended or answer.get("ended", "" if "failed" in answer else "it ended by itself")
+def variant_problem(variant: Variant, answer: Answer) -> str:
+    """What is wrong with the checks according to a variant, in a sentence, or ""."""
+    failed = set(answer.failed[0]) if answer.failed else set()
+    tasks = {check.split("/")[0] for check in failed}
+    if variant.kind == "alternative":
+        if failed or answer.ended:
+            return f"{variant.name}: right, but fails {', '.join(sorted(failed)) or answer.ended}"
+        return ""
+    strays = tasks - {variant.task, *variant.also}
+    if not _noticed(variant, answer):
+        return f"{variant.name}: the mistake in {variant.task} loses no points"
+    return f"{variant.name}: also loses points in {', '.join(sorted(strays))}" if strays else ""
 
 
-def _wait(pid: int) -> str:
-    deadline = time.monotonic() + SECONDS_PER_VARIANT
-    while time.monotonic() < deadline:
-        if os.waitpid(pid, os.WNOHANG)[0]:
-            return ""
-        time.sleep(0.005)
-    os.kill(pid, signal.SIGKILL)
-    os.waitpid(pid, 0)
-    return f"more than {SECONDS_PER_VARIANT:g} s"
+def _noticed(variant: Variant, answer: Answer) -> bool:
+    """Whether a variant failed a check of its own task, or could not be judged to the end."""
+    return bool(answer.ended) or any(task == variant.task and how != "passed" for task, _, how in answer.runs[0])
 
 
-def main() -> None:
-    """`python -m autograder.audit ROOT ASSIGNMENT SHARDS SHARD`: print a line of JSON for each finding."""
-    import torch
+def fate_of(answer: Answer) -> Fate:
+    """What became of a mutant.
 
-    from autograder.authoring import load_solution
-    from autograder.replay import with_checks
+    A mutant crashed where every check ended in an error that it raised: it says nothing about the checks, which is why
+    it is not counted.
+    """
+    if answer.ended.startswith("took more than"):
+        return "timed out"
+    if answer.ended:
+        return "crashed"
+    hows = [how for _, _, how in answer.runs[0]]
+    if all(how == "passed" for how in hows):
+        return "survived"
+    return "killed" if answer.lives else "crashed"
 
-    root, assignment, shards, shard = Path(sys.argv[1]), sys.argv[2], int(sys.argv[3]), int(sys.argv[4])
-    variants = [None, *load_variants(root / "tests" / "variants" / f"{assignment}.py")][shard::shards]
-    torch.set_num_threads(1)
-    load_solution(root / "solutions" / f"{assignment}.py")  # what it imports is imported once, not in every child
 
-    def judge(items: list[Any]) -> None:
+def untouched(root: Path, assignment: str) -> Job:
+    """The notebook as students get it."""
+    notebook = released_notebook(read_script(root / "solutions" / f"{assignment}.py"))
+    tasks = (cell for cell in notebook.cells if cell.metadata.get("nbgrader", {}).get("solution"))
+    return Job(overrides={cell.metadata.nbgrader.grade_id: cell.source for cell in tasks})
+
+
+# ---- the audit
+
+
+Tell = Callable[[int, int], None]
+"""Is told how many of how many jobs are done."""
+
+
+def audit(
+    root: Path, assignment: str, *, jobs: int | None = None, seeds: int | None = None, tell: Tell = lambda *_: None
+) -> Audit:
+    """Try everything there is against an assignment's checks.
+
+    Args:
+        root: The course folder.
+        assignment: Name of the assignment.
+        jobs: Processes that judge side by side; None means one per core.
+        seeds: With how many seeds the reference and every variant must get the same verdict; None means fifty.
+        tell: Is called after each job.
+
+    Raises:
+        AuditFailed: The checks, the variants or the list of equivalents cannot be read.
+    """
+    began = time.monotonic()
+    try:
+        variants = load_variants(variants_path(root, assignment))
+    except ValueError as error:
+        raise AuditFailed(str(error)) from error
+    equivalents = load_equivalents(root, assignment)
+    script = read_script(root / "solutions" / f"{assignment}.py")
+    lines = {cell.task: cell.line for cell in script.cells if cell.task}
+    mutants = [mutant for cell in script.cells if cell.task for mutant in _mutants(cell.task, cell.source)]
+    found = Audit(assignment, measured_digest(root, assignment), [TaskTable(task) for task in script.tasks])
+    tables = {table.task: table for table in found.tasks}
+    others = tuple(range(1, seeds or SEEDS))
+
+    with Crew(root, assignment, jobs) as crew:
+        found.cores = crew.size
+        todo: dict[Future[Answer], Callable[[Answer], None]] = {}
+
+        def add(job: Job | None, use: Callable[[Answer], None]) -> None:
+            todo[crew.submit(job)] = use
+
+        def run() -> None:
+            total = len(todo)
+            for done, future in enumerate(as_completed(todo), 1):
+                todo[future](future.result())
+                tell(done, total)
+            todo.clear()
+
+        def reference(answer: Answer) -> None:
+            found.checks = len(answer.runs[0]) if answer.runs else 0
+            failed = answer.failed[0] if answer.failed else ()
+            if failed or answer.ended:
+                found.problems.append(f"the reference: fails {', '.join(failed) or answer.ended}")
+
+        def nothing(answer: Answer) -> None:
+            run = answer.runs[0] if answer.runs else ()
+            passed = [f"{task}/{check}" for task, check, how in run if how == "passed"]
+            if passed or answer.ended:
+                found.problems.append(f"the untouched release: passes {', '.join(passed) or answer.ended}")
+
+        def variant_once(variant: Variant) -> Callable[[Answer], None]:
+            def use(answer: Answer) -> None:
+                problem = variant_problem(variant, answer)
+                table = tables[variant.task]
+                if variant.kind == "mistake":
+                    table.mistakes += 1
+                    table.caught += _noticed(variant, answer)
+                else:
+                    table.alternatives += 1
+                    table.accepted += not problem
+                if problem:
+                    found.problems.append(problem)
+                if not answer.ended:
+                    judged.append((variant, not _noticed(variant, answer)))
+
+            return use
+
+        def seeds_agree(name: str, passes: bool) -> Callable[[Answer], None]:
+            def use(answer: Answer) -> None:
+                odd = [seed for seed, failed in zip(others, answer.failed, strict=False) if passes == bool(failed)]
+                if odd or (passes and answer.ended):
+                    found.flaky += 1
+                    checks = sorted({check for failed in answer.failed for check in failed})
+                    told = f"with seed {odd[0]}" if odd else answer.ended
+                    found.problems.append(f"{name}: another verdict {told} ({', '.join(checks)})")
+
+            return use
+
+        judged: list[tuple[Variant, bool]] = []
+        survivors: list[Mutant] = []
+
+        def mutant_once(mutant: "Mutant") -> Callable[[Answer], None]:
+            def use(answer: Answer) -> None:
+                fate = fate_of(answer)
+                if fate == "survived":
+                    survivors.append(mutant)
+                    return
+                table = tables[mutant.task]
+                setattr(table, fate.replace(" ", "_"), getattr(table, fate.replace(" ", "_")) + 1)
+                if fate != "killed":
+                    found.fates.setdefault(fate, []).append(mutant.id)
+
+            return use
+
+        def proof(mutant: "Mutant") -> Callable[[Answer], None]:
+            def use(answer: Answer) -> None:
+                entry = equivalents.get(mutant.id)
+                differs = answer.differs or answer.ended
+                survivor = Survivor(
+                    mutant.task, mutant.id, lines[mutant.task] + mutant.line - 1, mutant.diff,
+                    entry.reason if entry else "", answer.compared, differs,
+                )  # fmt: skip
+                found.survivors.append(survivor)
+                if entry and entry.kind == "identical" and differs:
+                    found.problems.append(f"{mutant.id} is declared identical, but differs: {differs}")
+                    entry = None
+                table = tables[mutant.task]
+                table.equivalent += entry is not None
+                table.survived += entry is None
+
+            return use
+
+        add(None, reference)
+        add(untouched(root, assignment), nothing)
+        for task in script.tasks:
+            add(Job(tasks=(task,), seeds=others), seeds_agree(f"the reference in {task}", passes=True))
         for variant in variants:
-            failed, ended = _in_child(functools.partial(_failures, root, assignment, items, variant))
-            print(_MARK + json.dumps(asdict(_finding(variant, failed, ended))), flush=True)
+            if variant.task not in tables:
+                raise AuditFailed(f"{variants_path(root, assignment)}: there is no task {variant.task!r}")
+            add(Job({variant.task: variant.source}), variant_once(variant))
+        for mutant in mutants:
+            add(Job({mutant.task: mutant.source}, (mutant.task,), until_caught=True), mutant_once(mutant))
+        run()
+        for variant, passes in judged:
+            again = Job({variant.task: variant.source}, (variant.task,), others, until_caught=not passes)
+            add(again, seeds_agree(variant.name, passes))
+        for mutant in survivors:
+            add(Job({mutant.task: mutant.source}, (mutant.task,), prove=True), proof(mutant))
+        run()
 
-    with_checks(root, assignment, judge)
+    found.survivors.sort(key=lambda survivor: survivor.line)
+    found.problems += _wrong_numbers(found.tasks)
+    found.problems += [
+        f"{gone}: the list of equivalents names it, but there is no such mutant that survives"
+        for gone in sorted(equivalents.keys() - {mutant.id for mutant in survivors})
+    ]
+    found.problems.sort()
+    for ids in found.fates.values():
+        ids.sort()
+    found.seconds = round(time.monotonic() - began, 1)
+    return found
 
 
-if __name__ == "__main__":
-    main()
+def _mutants(task: str, source: str) -> list["Mutant"]:
+    try:
+        from autograder.mutants import mutants_of
+    except ImportError as error:
+        raise AuditFailed(f"mutants need mutmut ({error}): pip install -e '.[dev]' -c constraints.txt") from error
+    return mutants_of(task, source)
+
+
+def _wrong_numbers(tables: Iterable[TaskTable]) -> list[str]:
+    wrong = []
+    for table in tables:
+        if table.mistakes < MIN_MISTAKES:
+            wrong.append(f"{table.task}: {table.mistakes} mistakes; {MIN_MISTAKES} or more are asked for")
+        if table.alternatives < MIN_ALTERNATIVES:
+            wrong.append(f"{table.task}: {table.alternatives} alternatives; {MIN_ALTERNATIVES} or more are asked for")
+        counted = table.killed + table.timed_out + table.survived + table.equivalent
+        if table.equivalent > MAX_EQUIVALENT * counted:
+            wrong.append(
+                f"{table.task}: {table.equivalent} of {counted} mutants are called equivalent; a tenth at most may be"
+            )
+    return wrong
+
+
+# ---- a sample of it
+
+
+def why_stale(root: Path, assignment: str) -> str:
+    """Why the committed findings do not stand for what is there now, or ""."""
+    table = load_table(root, assignment)
+    if table is None:
+        return f"{assignment} was never audited: run `course audit {assignment}` and commit {_shown(root, assignment)}"
+    if table.measured != measured_digest(root, assignment):
+        return (
+            f"{assignment} has changed since it was audited: run `course audit {assignment}` and commit "
+            f"{_shown(root, assignment)}"
+        )
+    return ""
+
+
+def _shown(root: Path, assignment: str) -> str:
+    return table_path(root, assignment).relative_to(root).as_posix()
+
+
+def rerun_sample(root: Path, assignment: str, size: int, *, jobs: int | None = None, seed: int = 0) -> list[str]:
+    """Audit a random part of each task again.
+
+    Args:
+        root: The course folder.
+        assignment: Name of an assignment whose findings are kept.
+        size: Mistakes, and as many mutants, for each task; one alternative.
+        jobs: Processes that judge side by side; None means one per core.
+        seed: Which part.
+
+    Returns:
+        What is not as the committed findings say, a sentence each.
+    """
+    kept = load_table(root, assignment)
+    assert kept is not None, why_stale(root, assignment)
+    chance = random.Random(f"{seed} {kept.measured}")
+    script = read_script(root / "solutions" / f"{assignment}.py")
+    variants = load_variants(variants_path(root, assignment))
+    known = {mutant: fate for fate, ids in kept.fates.items() for mutant in ids}
+    known |= {survivor.id: "survived" for survivor in kept.survivors}
+    wrong = []
+    with Crew(root, assignment, jobs) as crew:
+        asked: list[tuple[Future[Answer], Callable[[Answer], str]]] = [
+            (crew.submit(None), lambda answer: f"the reference fails {answer.failed}" if any(answer.failed) else ""),
+        ]
+        for cell in script.cells:
+            if cell.task is None:
+                continue
+            own = [variant for variant in variants if variant.task == cell.task]
+            for kind, count in (("mistake", size), ("alternative", 1)):
+                of_kind = [variant for variant in own if variant.kind == kind]
+                for variant in chance.sample(of_kind, min(count, len(of_kind))):
+                    future = crew.submit(Job({cell.task: variant.source}))
+                    asked.append((future, _variant_again(variant)))
+            mutants = _mutants(cell.task, cell.source)
+            for mutant in chance.sample(mutants, min(size, len(mutants))):
+                future = crew.submit(Job({cell.task: mutant.source}, (cell.task,), until_caught=True))
+                asked.append((future, _mutant_again(mutant, known.get(mutant.id, "killed"))))
+        for future, judge in asked:
+            if problem := judge(future.result()):
+                wrong.append(problem)
+    return wrong
+
+
+def _variant_again(variant: Variant) -> Callable[[Answer], str]:
+    return lambda answer: variant_problem(variant, answer)
+
+
+def _mutant_again(mutant: "Mutant", expected: str) -> Callable[[Answer], str]:
+    def judge(answer: Answer) -> str:
+        fate = fate_of(answer)
+        return "" if fate == expected else f"{mutant.id} in {mutant.task}: {fate}, where {expected} is on record"
+
+    return judge

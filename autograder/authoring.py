@@ -251,7 +251,7 @@ def solved_notebook(script: Script, overrides: Mapping[str, str] | None = None) 
     """
     overrides = _known_tasks(script, overrides)
     answers = {cell.cell_id: cell for cell in script.cells if cell.task}
-    notebook = _release(build_notebook(script))
+    notebook = released_notebook(script)
     for cell in notebook.cells:
         if cell.id in answers:
             answer = answers[cell.id]
@@ -261,10 +261,11 @@ def solved_notebook(script: Script, overrides: Mapping[str, str] | None = None) 
     return notebook
 
 
-def _release(notebook: NotebookNode) -> NotebookNode:
-    """What students get of a notebook, by nbgrader's own steps but without a gradebook."""
+def released_notebook(script: Script) -> NotebookNode:
+    """The notebook that students get, by nbgrader's own steps but without a gradebook."""
     from nbgrader.preprocessors import ClearSolutions, ComputeChecksums, LockCells
 
+    notebook = build_notebook(script)
     for step in (LockCells(), ClearSolutions(code_stub=STUB), ComputeChecksums()):
         notebook, _ = step.preprocess(notebook, {})
     return notebook
@@ -299,11 +300,11 @@ def notebook_bytes(notebook: NotebookNode) -> bytes:
 # Running
 
 
-def load_solution(path: Path, *, overrides: Mapping[str, str] | None = None) -> dict[str, Any]:
+def load_solution(script: Path | Script, *, overrides: Mapping[str, str] | None = None) -> dict[str, Any]:
     """Run a script as the reference solution, without its demo and checks cells.
 
     Args:
-        path: The script. Modules beside it can be imported while it runs.
+        script: The script, or its path. Modules beside it can be imported while it runs.
         overrides: Per task, source that runs right after the task's cell, as if a student had written it there.
 
     Returns:
@@ -313,16 +314,16 @@ def load_solution(path: Path, *, overrides: Mapping[str, str] | None = None) -> 
         CourseError: The script cannot be read, or an override is for a task that there is not.
         Exception: What the script's code raises; tracebacks show the script's own lines.
     """
-    script = read_script(path)
+    script = read_script(script) if isinstance(script, Path) else script
     overrides = _known_tasks(script, overrides)
     module = ModuleType(f"solution_{script.name}")
-    module.__file__ = str(path)
-    with _importable(path.resolve().parent, module):
+    module.__file__ = str(script.path)
+    with _importable(script.path.resolve().parent, module):
         for cell in script.cells:
             if cell.kind == "markdown" or cell.demo or cell.checks:
                 continue
             # Empty lines in front make the compiler count as the script does.
-            _execute("\n" * (cell.line - 1) + cell.source, str(path), module)
+            _execute("\n" * (cell.line - 1) + cell.source, str(script.path), module)
             if cell.task and cell.task in overrides:
                 source, name = overrides[cell.task], f"<{script.name}: instead of {cell.task}>"
                 linecache.cache[name] = (len(source), None, source.splitlines(keepends=True), name)

@@ -264,6 +264,52 @@ def status(names: tuple[str, ...], as_json: bool) -> None:
 
 
 @main.command()
+@_names
+@click.option("--jobs", type=click.IntRange(1, 64), help="Processes that judge side by side.  [default: one per core]")
+@click.option("--html", "page", type=click.Path(dir_okay=False, path_type=Path), help="Also write the report here.")
+@_command
+def audit(names: tuple[str, ...], jobs: int | None, page: Path | None) -> None:
+    """Test the hidden checks of assignments: all, or those named.
+
+    The reference must earn everything, with fifty seeds; the untouched release nothing; each mistake in tests/variants/
+    must lose points in its own task, each alternative none; and of the mutants, which are the reference with one small
+    error made by machine, the checks of each task must notice 95% or more. Prints a table, and as diffs the mutants
+    that nobody noticed. Writes tests/audit/NAME.json, to be committed: `make test` fails where it is out of date. Exits
+    with 1 where a target is missed.
+
+    A mutant that computes what the reference computes is entered, with the reason, in tests/equivalents/NAME.toml.
+
+    \b
+    Example:
+      course audit information_theory
+      course audit --html audit.html
+    """
+    from autograder import audit as auditing
+    from autograder.audit_report import last_line, survivors_text, table
+    from autograder.audit_report import page as as_page
+    from autograder.course import CourseError, find_root, load_course
+    from autograder.terminal import counting
+
+    root = find_root()
+    found = []
+    for assignment in load_course(root).select(names):
+        with counting(f"auditing {assignment.name}") as tell:
+            found.append(auditing.audit(root, assignment.name, jobs=jobs, tell=tell))
+        auditing.save_table(root, found[-1])
+        if told := survivors_text(found[-1]):
+            click.echo(f"{told}\n")
+        click.echo(table(found[-1:]))
+    if page:
+        page.write_text(as_page(found), encoding="utf-8")
+    short = [f"{one.assignment}: {problem}" for one in found for problem in one.shortcomings]
+    if short:
+        click.echo("\n".join(short) + "\n", err=True)
+    click.echo(last_line(found))
+    if short:
+        raise CourseError(f"{len(short)} things fall short of what is asked of hidden checks.")
+
+
+@main.command()
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object; what is being done goes to stderr.")
 @click.pass_context
 def doctor(context: click.Context, as_json: bool) -> None:

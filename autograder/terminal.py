@@ -1,9 +1,10 @@
 """Grading as seen on a terminal: progress while it goes, a line or a report per submission, a summary."""
 
+import contextlib
 import json
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from statistics import mean, median
@@ -73,6 +74,14 @@ def grade_and_print(
     without = [one.result.student for one in marked if one.failure]
     if without:
         raise CourseError(f"{len(without)} of {len(marked)} submissions have no mark: {', '.join(sorted(without))}")
+
+
+@contextlib.contextmanager
+def counting(what: str) -> Iterator[Callable[[int, int], None]]:
+    """A bar with the time left for long work that tells how many of how many parts are done; nothing off a terminal."""
+    with _progress(enabled=True) as progress:
+        bar = progress.add_task(what, total=None)
+        yield lambda done, total: progress.update(bar, completed=done, total=total)
 
 
 def _progress(*, enabled: bool) -> Progress:
