@@ -20,11 +20,12 @@ from typing import Any, TypeVar
 import numpy as np
 import torch
 
+from autograder.remote import wire
 from autograder.remote.client import Probe, Remote, Student, StudentError, attribute, fetch
 
 __all__ = [
-    "CheckFailure", "Probe", "Remote", "Student", "StudentError", "assert_close", "assert_dtype", "assert_shape",
-    "attribute", "check", "fetch", "probe", "student_raises", "task",
+    "CheckFailure", "Probe", "Remote", "Student", "StudentError", "assert_close", "assert_device", "assert_dtype",
+    "assert_shape", "attribute", "check", "fetch", "probe", "student_raises", "task",
 ]  # fmt: skip
 
 T = TypeVar("T")
@@ -120,6 +121,16 @@ def assert_dtype(actual: Any, dtype: torch.dtype) -> None:
         raise CheckFailure(f"{_what(actual)} came; a tensor was expected")
     if actual.dtype != dtype:
         raise CheckFailure(f"dtype {_name(actual.dtype)} came; {_name(dtype)} was expected")
+
+
+def assert_device(actual: Any, device: torch.device) -> None:
+    """Demand a tensor that was on this device over there, the device of the inputs (see the fixture `elsewhere`)."""
+    if not isinstance(actual, torch.Tensor):
+        raise CheckFailure(f"{_what(actual)} came; a tensor on the device of the inputs was expected")
+    came = wire.device_of(actual)
+    if came.type != device.type or (None not in (came.index, device.index) and came.index != device.index):
+        where = "the CPU" if came.type == "cpu" else "another device"
+        raise CheckFailure(f"a tensor on {where} came; one on the device of the inputs was expected", f"on {came}")
 
 
 def assert_close(actual: Any, expected: Any, *, rtol: float | None = None, atol: float | None = None) -> None:

@@ -19,6 +19,7 @@ from _pytest.runner import runtestprotocol
 
 from autograder.authoring import load_solution
 from autograder.checks import CheckFailure, CheckInfo, Student, StudentError, TaskInfo
+from autograder.remote import standin
 from autograder.remote.client import loopback
 from autograder.remote.server import UNREADABLE, seed_torch
 
@@ -71,6 +72,19 @@ def seed_of(item: pytest.Item, seed: int) -> int:
 def device(request: pytest.FixtureRequest) -> torch.device:
     """Where checks make their inputs."""
     return torch.device(request.config.getoption("--checks-device"))
+
+
+@pytest.fixture
+def elsewhere(device: torch.device) -> Iterator[torch.device]:
+    """A device that is not the CPU: where checks make their inputs if that is a GPU, else the stand-in for one.
+
+    `student.f(x.to(elsewhere))` then fails for code that makes a tensor of its own on the CPU and mixes it with `x`.
+    """
+    if device.type != "cpu":
+        yield device
+        return
+    with standin.in_force():
+        yield standin.DEVICE
 
 
 @pytest.fixture

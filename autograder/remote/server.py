@@ -3,7 +3,7 @@
 One `Server` fronts one namespace. In a submission it sits at the end of a socket in the sandbox; under plain `pytest`
 it fronts the reference solution in the same process. Either way each question and each answer is a frame of `wire`.
 
-This file enters the sandbox: it imports nothing else of ours but `wire`.
+This file enters the sandbox: it imports nothing else of ours but `wire` and `standin`.
 """
 
 import builtins
@@ -23,7 +23,7 @@ from typing import Any, Protocol
 import numpy as np
 import torch
 
-from autograder.remote import wire
+from autograder.remote import standin, wire
 
 CELL_FILE = "<cell {}>"
 MAX_TEXT = 4000
@@ -52,14 +52,16 @@ class Server:
         self.cells = cells
         self.objects: list[Any] = []
         self.forked: list[int] = []
+        self.standin_used = False
 
     def answer(self, frame: bytes | bytearray) -> bytes:
         """The reply to one request; whatever student code raises becomes a description in the reply."""
         try:
             request = wire.unpack(frame, functools.partial(_Decoder, self))
             operation: Callable[..., Any] = getattr(self, "_" + request.pop("op"))
-            reply: dict[str, Any] = {"value": operation(**request)}
-            return wire.pack(reply, _Encoder(self))
+            with standin.in_force() if self.standin_used else contextlib.nullcontext():
+                reply: dict[str, Any] = {"value": operation(**request)}
+                return wire.pack(reply, _Encoder(self))
         except BaseException as error:  # SystemExit and KeyboardInterrupt are answers too
             return wire.pack({"error": describe(error)})
 
@@ -186,6 +188,14 @@ class _Decoder(wire.Decoder):
         super().__init__(body)
         self.server = server
 
+    def device(self, name: Any) -> torch.device:
+        device = super().device(name)
+        self.server.standin_used |= standin.is_standin(device)
+        return device
+
+    def place(self, tensor: torch.Tensor, device: torch.device) -> torch.Tensor:
+        return tensor.to(device)
+
     def other(self, tag: str, node: dict[str, Any], depth: int) -> Any:
         if tag == "handle":
             return self.server.objects[node["id"]]
@@ -195,7 +205,7 @@ class _Decoder(wire.Decoder):
         if tag == "partial":
             return functools.partial(parts["function"], *parts["args"], **parts["kwargs"])
         if tag == "generator":
-            generator = torch.Generator(parts["device"])
+            generator = standin.make_generator(parts["device"])
             generator.set_state(parts["state"])
             return generator
         if tag == "distribution":

@@ -13,6 +13,7 @@ This file enters the sandbox: it imports nothing else of ours.
 
 import json
 import math
+import re
 import socket
 import struct
 from collections.abc import Callable
@@ -38,6 +39,8 @@ DTYPES: dict[str, torch.dtype] = {
 }  # fmt: skip
 DTYPE_NAMES = {dtype: name for name, dtype in DTYPES.items()}
 NUMPY_DTYPES = frozenset(DTYPES) - {"bfloat16"}
+DEVICES = re.compile(r"cpu|(cuda|lazy)(:[0-9])?", re.ASCII)
+"""Names of the devices that may cross; `lazy` is the stand-in for a GPU (see `standin`)."""
 
 JsonValue = Any
 
@@ -106,13 +109,13 @@ class Encoder:
             return self._array(value, "ndarray", depth)
         if isinstance(value, torch.dtype) and value in DTYPE_NAMES:
             return {"t": "dtype", "v": DTYPE_NAMES[value]}
-        if isinstance(value, torch.device):
+        if isinstance(value, torch.device) and DEVICES.fullmatch(str(value)):
             return {"t": "device", "v": str(value)}
         return self.other(value, depth)
 
     def _tensor(self, value: torch.Tensor, depth: int) -> JsonValue:
-        plain_kind = value.layout is torch.strided and value.dtype in DTYPE_NAMES and not value.is_meta
-        if not plain_kind or value.dim() > MAX_DIMENSIONS:
+        plain_kind = value.layout is torch.strided and value.dtype in DTYPE_NAMES
+        if not plain_kind or value.dim() > MAX_DIMENSIONS or not DEVICES.fullmatch(str(value.device)):
             return self.other(value, depth)
         # Views of one storage, conjugated, negated and non-contiguous tensors are right answers too.
         plain = value.detach().cpu().resolve_conj().resolve_neg().contiguous().clone()
@@ -121,7 +124,7 @@ class Encoder:
             "t": "tensor",
             "dtype": DTYPE_NAMES[value.dtype],
             "shape": list(value.shape),
-            "device": str(value.device),
+            "device": str(device_of(value)),
         }
 
     def _array(self, value: Any, tag: str, depth: int) -> JsonValue:
@@ -172,7 +175,21 @@ class Decoder:
         except (KeyError, TypeError, ValueError, AttributeError, RuntimeError, OverflowError) as error:
             raise error if isinstance(error, WireError) else WireError(f"a malformed {tag!r}: {error}") from None
 
+    def device(self, name: JsonValue) -> torch.device:
+        """The device of a name that may cross."""
+        if not isinstance(name, str) or not DEVICES.fullmatch(name):
+            raise WireError("a device that may not cross")
+        return torch.device(name)
+
+    def place(self, tensor: torch.Tensor, device: torch.device) -> torch.Tensor:
+        """Put a tensor where it was on the other side: here it stays on the CPU, and only says where it was."""
+        tensor.came_from = device  # type: ignore[attr-defined]
+        return tensor
+
     def _tensor(self, node: dict[str, JsonValue], depth: int) -> torch.Tensor:
+        return self.place(self._values(node), self.device(node["device"]))
+
+    def _values(self, node: dict[str, JsonValue]) -> torch.Tensor:
         dtype = DTYPES[node["dtype"]]
         shape, count = _shape(node["shape"])
         data = bytearray(self.take(count * dtype.itemsize))
@@ -223,7 +240,7 @@ class Decoder:
         return DTYPES[node["v"]]
 
     def _device(self, node: dict[str, JsonValue], depth: int) -> torch.device:
-        return torch.device(node["v"])
+        return self.device(node["v"])
 
     _BUILDERS: dict[str, Callable[..., Any]] = {
         "tensor": _tensor,
@@ -244,6 +261,12 @@ def _natural(value: Any) -> int:
     if type(value) is not int or not 0 <= value < 2**48:
         raise WireError(f"not a size: {value!r}")
     return value
+
+
+def device_of(tensor: torch.Tensor) -> torch.device:
+    """The device that a tensor is on, or was on when it was sent here."""
+    device: torch.device = getattr(tensor, "came_from", tensor.device)
+    return device
 
 
 def _shape(value: Any) -> tuple[tuple[int, ...], int]:

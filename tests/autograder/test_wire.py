@@ -189,7 +189,7 @@ def test_the_sender_keeps_to_each_limit(fits, too_much):
 
 
 def tensor(shape, dtype="float32", tag="tensor"):
-    return {"t": tag, "dtype": dtype, "shape": shape}
+    return {"t": tag, "dtype": dtype, "shape": shape, "device": "cpu"}
 
 
 REFUSED = {
@@ -254,6 +254,12 @@ REFUSED = {
     "an unknown device": frame({"t": "device", "v": "oven"}),
     "a device out of range": frame({"t": "device", "v": "cuda:99999999999999999999"}),
     "a device that is a list": frame({"t": "device", "v": []}),
+    "a device with more behind it": frame({"t": "device", "v": "cuda:0\n"}),
+    "a device without memory": frame({"t": "device", "v": "meta"}),
+    "a tensor on an unknown device": frame({**tensor([2]), "device": "oven"}, bytes(8)),
+    "a tensor on a device without memory": frame({**tensor([2]), "device": "meta"}, bytes(8)),
+    "a tensor on a device that is a number": frame({**tensor([2]), "device": 0}, bytes(8)),
+    "a tensor on no device": frame({"t": "tensor", "dtype": "float32", "shape": [2]}, bytes(8)),
 }
 
 
@@ -269,6 +275,20 @@ def test_a_well_formed_frame_made_by_hand_is_read():
     assert wire.unpack(frame(b'{"t":"tuple","v":[' * 17 + b"]}" * 17))
     assert wire.unpack(frame({"t": "bytes", "n": 1}, b"x")) == b"x"
     assert wire.unpack(frame(tensor([], tag="scalar"), bytes(4))) == 0
+
+
+@pytest.mark.parametrize("device", ["cpu", "cuda:0", "cuda", "lazy:0"])
+def test_a_tensor_says_where_it_was_and_is_made_on_the_cpu(device):
+    value = wire.unpack(frame({**tensor([2]), "device": device}, bytes(8)))
+    assert type(value) is torch.Tensor and value.device == torch.device("cpu")
+    assert wire.device_of(value) == torch.device(device)
+    assert wire.device_of(crossed(value)) == torch.device(device)
+
+
+@pytest.mark.parametrize("value", [torch.empty(2, device="meta"), torch.device("meta"), torch.device("xpu:0")], ids=str)
+def test_what_is_on_a_device_that_may_not_cross_is_refused(value):
+    with pytest.raises(wire.WireError, match="is not data"):
+        wire.pack(value)
 
 
 @pytest.mark.parametrize("tag", ["tensor", "ndarray"])
