@@ -12,11 +12,10 @@ This file enters the sandbox: it imports nothing else of ours.
 """
 
 import contextlib
-import functools
 import sys
 from collections.abc import Callable, Iterable, Iterator
 from types import ModuleType
-from typing import Any, NoReturn, TypeVar
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
@@ -105,14 +104,16 @@ def _run(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     if func is _aten.copy_.default:
         _raw(args[0]).copy_(_raw(args[1]), *args[2:], **kwargs)
         return args[0]
-    known = {id(item.raw): item for item in _tensors((args, kwargs.values())) if isinstance(item, StandInTensor)}
+    operands = [*_tensors(args), *_tensors(kwargs.values())]
+    ours = [operand for operand in operands if isinstance(operand, StandInTensor)]
+    if 0 < len(ours) < len(operands) and func is not _aten._to_copy.default:
+        _demand_one_device(func, args, kwargs)
     device = kwargs.get("device")
-    if func is not _aten._to_copy.default:
-        _demand_one_device(func, args, kwargs, known)
     if device is not None:
         kwargs = {**kwargs, "device": _CPU}
     result = func(*_raw(args), **{name: _raw(value) for name, value in kwargs.items()})
-    return _wrapped(result, known) if device is None or is_standin(device) else result
+    there = {id(tensor.raw): tensor for tensor in ours}
+    return _wrapped(result, there) if device is None or is_standin(device) else result
 
 
 _T = TypeVar("_T")
@@ -127,17 +128,17 @@ def _raw(value: _T) -> _T:
     return value
 
 
-def _wrapped(value: Any, known: dict[int, StandInTensor]) -> Any:
+def _wrapped(value: Any, there: dict[int, StandInTensor]) -> Any:
     """A result on the stand-in device; what an operation has written into is the tensor that it was."""
     if isinstance(value, Tensor):
-        wrapper = known.get(id(value))
+        wrapper = there.get(id(value))
         if wrapper is None:
             return StandInTensor(value)
         if wrapper.shape != value.shape or wrapper.stride() != value.stride():
             _set_data(wrapper, StandInTensor(value))  # `unsqueeze_` and its kind
         return wrapper
     if isinstance(value, list | tuple):
-        return type(value)(_wrapped(item, known) for item in value)
+        return type(value)(_wrapped(item, there) for item in value)
     return value
 
 
@@ -145,7 +146,7 @@ def _tensors(values: Iterable[Any]) -> Iterator[Tensor]:
     for value in values:
         if isinstance(value, Tensor):
             yield value
-        elif isinstance(value, list | tuple | type({}.values())):
+        elif isinstance(value, list | tuple):
             yield from _tensors(value)
 
 
@@ -165,43 +166,23 @@ _TAKING_NUMBERS = {
 """Beside those that work element by element, these take a tensor without dimensions from the CPU for a number."""
 
 
-@functools.cache
 def _takes_numbers(func: Any) -> bool:
     return torch.Tag.pointwise in func.tags or func.overloadpacket in _TAKING_NUMBERS
 
 
-@functools.cache
-def _written(func: Any) -> frozenset[str]:
-    """Names of the arguments that an operation writes into."""
-    return frozenset(
-        argument.name
-        for argument in func._schema.arguments
-        if argument.alias_info is not None and argument.alias_info.is_write
-    )
-
-
-def _demand_one_device(
-    func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], known: dict[int, StandInTensor]
-) -> None:
+def _demand_one_device(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
     """Refuse operands on the CPU, except where CUDA takes them."""
-    if not known:
-        return  # a factory
+    written = {argument.name for argument in func._schema.arguments if argument.is_write}
     names = (argument.name for argument in func._schema.arguments)
     for name, value in (*zip(names, args, strict=False), *kwargs.items()):
-        if isinstance(value, Tensor):
-            number = value.dim() == 0 and name not in _written(func) and _takes_numbers(func)
-            if not isinstance(value, StandInTensor) and not number:
-                _refuse(value.device)
-        elif isinstance(value, list | tuple) and func not in _INDEXING:
-            for item in _tensors(value):
-                if not isinstance(item, StandInTensor):
-                    _refuse(item.device)
-
-
-def _refuse(other: torch.device) -> NoReturn:
-    raise RuntimeError(
-        f"Expected all tensors to be on the same device, but found at least two devices, {DEVICE} and {other}!"
-    )
+        number = isinstance(value, Tensor) and value.dim() == 0 and name not in written and _takes_numbers(func)
+        indices = isinstance(value, list | tuple) and func in _INDEXING
+        for operand in () if number or indices else _tensors((value,)):
+            if not isinstance(operand, StandInTensor):
+                raise RuntimeError(
+                    "Expected all tensors to be on the same device, but found at least two devices, "
+                    f"{DEVICE} and {operand.device}!"
+                )
 
 
 # What torch does for a device without asking a tensor that is there already.
