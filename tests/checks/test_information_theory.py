@@ -20,12 +20,18 @@ from torch.distributions import Normal
 from autograder.checks import (
     Student,
     assert_close,
+    assert_device,
     assert_dtype,
     assert_shape,
     check,
     probe,
     student_raises,
     task,
+)
+
+ON_ITS_DEVICE = (
+    "Make new tensors on the device of the arguments, as zeros_like(x), x.new_zeros(n) and "
+    "torch.zeros(n, device=x.device) do; what was computed on the CPU, by numpy for one, goes back with .to(x.device)."
 )
 
 LN2 = math.log(2)
@@ -116,6 +122,14 @@ class TestEntropy:
         assert_dtype(result, dtype)
         assert_close(result, scipy_entropy(p).to(dtype))
 
+    @check(hint=ON_ITS_DEVICE)
+    def test_device(self, student: Student, elsewhere: torch.device) -> None:
+        """Probabilities on another device than the CPU have the right entropies, on that device."""
+        p = table([0.5, 0.0, 0.3, 0.2], [0.1, 0.7, 0.0, 0.2])
+        result = student.entropy(p.to(elsewhere))
+        assert_device(result, elsewhere)
+        assert_close(result, scipy_entropy(p))
+
     @check(hint="Work on a copy, or on new tensors.")
     def test_argument_is_left_alone(self, student: Student, device: torch.device) -> None:
         """The probabilities are the same after the call as before."""
@@ -168,6 +182,14 @@ class TestGaussianEntropy:
         result = student.gaussian_entropy(sigma.to(device, dtype))
         assert_dtype(result, dtype)
         assert_close(result, Normal(torch.zeros_like(sigma), sigma).entropy().to(dtype))
+
+    @check(hint=ON_ITS_DEVICE)
+    def test_device(self, student: Student, elsewhere: torch.device) -> None:
+        """Standard deviations on another device than the CPU have the right entropies, on that device."""
+        sigma = table([0.6, 2.5], [40.0, 0.1])
+        result = student.gaussian_entropy(sigma.to(elsewhere))
+        assert_device(result, elsewhere)
+        assert_close(result, Normal(torch.zeros_like(sigma), sigma).entropy())
 
     @check(hint="Raise ValueError as soon as a single standard deviation is zero or negative, and only then.")
     def test_refuses_what_is_no_standard_deviation(self, student: Student, device: torch.device) -> None:
@@ -382,6 +404,18 @@ class TestKlDivergence:
             assert_dtype(result, dtype)
             assert_close(result, expected.to(dtype))
 
+    @check(hint=ON_ITS_DEVICE)
+    def test_device(self, student: Student, elsewhere: torch.device) -> None:
+        """Probabilities on another device than the CPU give the right results on that device."""
+        p, q = table([0.6, 0.0, 0.4], [0.1, 0.2, 0.7]), table([0.1, 0.2, 0.7], [0.3, 0.3, 0.4])
+        for function, expected in (
+            (student.kl_divergence, scipy_entropy(p, q)),
+            (student.cross_entropy, scipy_entropy(p) + scipy_entropy(p, q)),
+        ):
+            result = function(p.to(elsewhere), q.to(elsewhere))
+            assert_device(result, elsewhere)
+            assert_close(result, expected)
+
     @check(hint="A loss must stay inside torch: no numpy, no .item(), no .detach().")
     def test_gradient(self, student: Student, device: torch.device) -> None:
         """Both functions can be trained: the gradient in q is -p/q."""
@@ -478,6 +512,14 @@ class TestGaussianKl:
         result = student.gaussian_kl(*(argument.to(dtype) for argument in arguments))
         assert_dtype(result, dtype)
         assert_close(result, torch_gaussian_kl(*arguments).to(dtype))
+
+    @check(hint=ON_ITS_DEVICE)
+    def test_device(self, student: Student, elsewhere: torch.device) -> None:
+        """Densities given on another device than the CPU have the right divergences, on that device."""
+        arguments = four_rows(elsewhere, [[0.5], [2.0]], [[1.5], [0.5]], [1.0, 0.0, 1.0], [0.75, 1.25, 2.5])
+        result = student.gaussian_kl(*arguments)
+        assert_device(result, elsewhere)
+        assert_close(result, torch_gaussian_kl(*arguments))
 
     @check(hint="Raise ValueError when any standard deviation, of p or of q, is zero or negative, and only then.")
     def test_refuses_what_is_no_standard_deviation(self, student: Student, device: torch.device) -> None:
@@ -630,6 +672,16 @@ class TestMonteCarloKl:
             assert_dtype(value, dtype)
             assert_close(value, torch.tensor(expected, dtype=dtype))
 
+    @check(hint=ON_ITS_DEVICE)
+    def test_device(self, student: Student, elsewhere: torch.device) -> None:
+        """Log densities on another device than the CPU give the right estimate and error, on that device."""
+        sample = partial(first_of, POINTS.to(elsewhere))
+        generator = torch.Generator(device=elsewhere).manual_seed(0)
+        result = student.monte_carlo_kl(sample, LOG_P, LOG_Q, 6, generator)
+        for value, expected in zip(result, (LOG_RATIOS.mean(), scipy.stats.sem(LOG_RATIOS)), strict=True):
+            assert_device(value, elsewhere)
+            assert_close(value, float(expected))
+
     @check(hint="Raise ValueError for fewer than two points, and only then.")
     def test_refuses_a_single_point(self, student: Student, device: torch.device) -> None:
         """One point has no standard error and is refused; two points are enough."""
@@ -694,6 +746,14 @@ class TestJensenShannon:
         result = student.jensen_shannon(p.to(device, dtype), q.to(device, dtype))
         assert_dtype(result, dtype)
         assert_close(result, scipy_jensen_shannon(p, q).to(dtype))
+
+    @check(hint=ON_ITS_DEVICE)
+    def test_device(self, student: Student, elsewhere: torch.device) -> None:
+        """Probabilities on another device than the CPU have the right divergences, on that device."""
+        p, q = table([0.6, 0.0, 0.4, 0.0], [0.1, 0.2, 0.3, 0.4]), table([0.1, 0.0, 0.2, 0.7], [0.4, 0.3, 0.2, 0.1])
+        result = student.jensen_shannon(p.to(elsewhere), q.to(elsewhere))
+        assert_device(result, elsewhere)
+        assert_close(result, scipy_jensen_shannon(p, q))
 
     @check(hint="Make a new tensor for the mixture.")
     def test_arguments_are_left_alone(self, student: Student, device: torch.device) -> None:
@@ -808,3 +868,15 @@ class TestConditionalEntropy:
             result = function(joint.to(device, dtype))
             assert_dtype(result, dtype)
             assert_close(result, expected.to(dtype))
+
+    @check(hint=ON_ITS_DEVICE)
+    def test_device(self, student: Student, elsewhere: torch.device) -> None:
+        """A table on another device than the CPU gives both results right, on that device."""
+        joint = TEXTBOOK
+        for function, expected in (
+            (student.conditional_entropy, given_x(joint)),
+            (student.mutual_information, scipy_information(joint)),
+        ):
+            result = function(joint.to(elsewhere))
+            assert_device(result, elsewhere)
+            assert_close(result, expected)

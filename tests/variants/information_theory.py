@@ -91,6 +91,23 @@ def entropy_float32():
         return -torch.special.xlogy(p.float(), p.float()).sum(-1)
 
 
+@mistake("entropy", "the sum is collected on the CPU, wherever p is")
+def entropy_collected_on_cpu():
+    def entropy(p):
+        total = torch.zeros(p.shape[:-1], dtype=p.dtype)
+        for column in p.unbind(-1):
+            total += torch.special.entr(column)
+        return total
+
+
+@mistake("entropy", "numpy's result stays on the CPU")
+def entropy_left_on_cpu():
+    def entropy(p):
+        import scipy.stats
+
+        return torch.as_tensor(scipy.stats.entropy(p.cpu().double().numpy(), axis=-1)).to(p.dtype)
+
+
 @alternative("entropy", "torch.special.entr")
 def entropy_entr():
     def entropy(p):
@@ -213,6 +230,15 @@ def gaussian_entropy_float64():
         if (sigma <= 0).any():
             raise ValueError("sigma must be positive")
         return sigma.double().log() + 0.5 * math.log(2 * math.pi * math.e)
+
+
+@mistake("gaussian_entropy", "the entropies are put into a tensor on the CPU")
+def gaussian_entropy_on_cpu():
+    def gaussian_entropy(sigma):
+        if min(sigma.flatten().tolist()) <= 0:
+            raise ValueError("sigma must be positive")
+        values = [0.5 * math.log(2 * math.pi * math.e) + math.log(s) for s in sigma.flatten().tolist()]
+        return torch.tensor(values, dtype=sigma.dtype).reshape(sigma.shape)
 
 
 @alternative("gaussian_entropy", "torch.distributions")
@@ -565,6 +591,13 @@ def kl_detached():
         return (torch.special.xlogy(p, p) - torch.special.xlogy(p, q)).sum(-1).detach()
 
 
+@mistake("kl_divergence", "the zeros that stand in for 0 log 0 are on the CPU")
+def kl_zeros_on_cpu():
+    def kl_divergence(p, q):
+        nothing = torch.zeros(p.shape[-1], dtype=p.dtype)
+        return torch.where(p > 0, p * (p / q).log(), nothing).sum(-1)
+
+
 @alternative("kl_divergence", "cross-entropy without entropy, selected by a mask")
 def kl_by_difference():
     def cross_entropy(p, q):
@@ -722,6 +755,17 @@ def gaussian_kl_detached():
             raise ValueError("sigma must be positive")
         mu_p, sigma_p = mu_p.detach(), sigma_p.detach()
         return (sigma_q / sigma_p).log() + (sigma_p**2 + (mu_p - mu_q) ** 2) / (2 * sigma_q**2) - 0.5
+
+
+@mistake("gaussian_kl", "the result is written into a tensor on the CPU")
+def gaussian_kl_on_cpu():
+    def gaussian_kl(mu_p, sigma_p, mu_q, sigma_q):
+        if (sigma_p <= 0).any() or (sigma_q <= 0).any():
+            raise ValueError("sigma must be positive")
+        arguments = (mu_p, sigma_p, mu_q, sigma_q)
+        result = torch.zeros(torch.broadcast_shapes(*(a.shape for a in arguments)), dtype=mu_p.dtype)
+        result[...] = (sigma_q / sigma_p).log() + (sigma_p**2 + (mu_p - mu_q) ** 2) / (2 * sigma_q**2) - 0.5
+        return result
 
 
 @alternative("gaussian_kl", "torch.distributions")
@@ -950,6 +994,17 @@ def monte_carlo_unchecked():
         return r.mean(), r.std() / math.sqrt(n)
 
 
+@mistake("monte_carlo_kl", "estimate and error are new tensors on the CPU")
+def monte_carlo_on_cpu():
+    def monte_carlo_kl(sample, log_p, log_q, n, generator):
+        if n < 2:
+            raise ValueError("need two points")
+        points = sample(n, generator)
+        ratios = log_p(points) - log_q(points)
+        estimate, error = ratios.mean().item(), ratios.std().item() / math.sqrt(n)
+        return torch.tensor(estimate, dtype=ratios.dtype), torch.tensor(error, dtype=ratios.dtype)
+
+
 @alternative("monte_carlo_kl", "the variance of the mean by einsum")
 def monte_carlo_einsum():
     def monte_carlo_kl(sample, log_p, log_q, n, generator):
@@ -1107,6 +1162,15 @@ def js_rounded():
         xlogy = torch.special.xlogy
         value = (xlogy(p, p) + xlogy(q, q) - 2 * xlogy(m, m)).sum(-1) / 2
         return torch.where(value < 1e-4, torch.zeros_like(value), value)
+
+
+@mistake("jensen_shannon", "the weights of the mixture are on the CPU")
+def js_weights_on_cpu():
+    def jensen_shannon(p, q):
+        halves = torch.tensor([0.5, 0.5], dtype=p.dtype)
+        m = torch.stack([p, q], dim=-1) @ halves
+        xlogy = torch.special.xlogy
+        return ((xlogy(p, p) + xlogy(q, q)) / 2 - xlogy(m, m)).sum(-1)
 
 
 @alternative("jensen_shannon", "two divergences from the mixture, zeros masked")
@@ -1294,6 +1358,13 @@ def conditional_float64():
         xlogy, joint = torch.special.xlogy, joint.double()
         x = joint.sum(-1)
         return xlogy(x, x).sum(-1) - xlogy(joint, joint).sum((-2, -1))
+
+
+@mistake("conditional_entropy", "the rows are added up by a vector of ones on the CPU")
+def conditional_ones_on_cpu():
+    def conditional_entropy(joint):
+        p_x = joint @ torch.ones(joint.shape[-1], dtype=joint.dtype)
+        return torch.special.entr(joint).sum((-2, -1)) - torch.special.entr(p_x).sum(-1)
 
 
 @alternative("conditional_entropy", "row by row, weighed by the marginal")
