@@ -109,11 +109,11 @@ def _run(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     if 0 < len(ours) < len(operands) and func is not _aten._to_copy.default:
         _demand_one_device(func, args, kwargs)
     device = kwargs.get("device")
-    if device is not None:
-        kwargs = {**kwargs, "device": _CPU}
-    result = func(*_raw(args), **{name: _raw(value) for name, value in kwargs.items()})
-    there = {id(tensor.raw): tensor for tensor in ours}
-    return _wrapped(result, there) if device is None or is_standin(device) else result
+    if device is not None and not is_standin(device):
+        return func(*_raw(args), **kwargs)
+    kwargs = {name: _CPU if name == "device" else _raw(value) for name, value in kwargs.items()}
+    result = func(*_raw(args), **kwargs)
+    return _wrapped(result, {id(tensor.raw): tensor for tensor in ours})
 
 
 _T = TypeVar("_T")
@@ -159,15 +159,23 @@ _INDEXING = {
 """Their indices may be on the CPU."""
 
 _TAKING_NUMBERS = {
-    _aten.fill, _aten.fill_, _aten.masked_fill, _aten.masked_fill_, _aten.index_fill, _aten.index_fill_, _aten.complex,
-    _aten.polar, _aten.floor_divide, _aten.floor_divide_, _aten.rsub, _aten.linspace, _aten.logspace, _aten.mse_loss,
-    _aten.index_put, _aten.index_put_, _aten._index_put_impl_, _aten._unsafe_index_put,
+    _aten.fill, _aten.fill_, _aten.floor_divide, _aten.floor_divide_, _aten.index_fill, _aten.index_fill_,
+    _aten.index_put, _aten.index_put_, _aten._index_put_impl_, _aten.linspace, _aten.logspace, _aten.masked_fill,
+    _aten.masked_fill_, _aten.mse_loss, _aten.rsub, _aten.smooth_l1_loss, _aten._unsafe_index_put,
 }  # fmt: skip
-"""Beside those that work element by element, these take a tensor without dimensions from the CPU for a number."""
+_TAKING_NO_NUMBERS = {
+    _aten.gcd, _aten.igamma, _aten.igammac, _aten.lcm, _aten.logaddexp, _aten.logaddexp2, _aten.nextafter,
+}  # fmt: skip
 
 
 def _takes_numbers(func: Any) -> bool:
-    return torch.Tag.pointwise in func.tags or func.overloadpacket in _TAKING_NUMBERS
+    """Whether a tensor without dimensions may be on the CPU: in most operations that work element by element.
+
+    The exceptions follow `device_check` in torch's native_functions.yaml.
+    """
+    if func.overloadpacket in _TAKING_NUMBERS:
+        return True
+    return torch.Tag.pointwise in func.tags and func.overloadpacket not in _TAKING_NO_NUMBERS
 
 
 def _demand_one_device(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:

@@ -48,7 +48,6 @@ RIGHT = [
     "torch.tensor(0.5, dtype=torch.float64) - x",
     "torch.where(x > 1, x, torch.tensor(0.0))",
     "torch.where(x > 1, x, 0.0)",
-    "x.clamp(min=torch.tensor(0.5))",
     "torch.maximum(x, torch.tensor(1.0))",
     "torch.special.xlogy(torch.tensor(2.0), x)",
     "x.masked_fill(x > 1, torch.tensor(-1.0))",
@@ -98,6 +97,12 @@ RIGHT = [
     """
     with torch.device(x.device):
         table = torch.ones(4, 2)
+    x @ table
+    """,
+    """
+    torch.set_default_device(x.device)
+    table = torch.ones(4, 2)
+    torch.set_default_device(None)
     x @ table
     """,
     # indices and masks
@@ -166,6 +171,30 @@ RIGHT = [
     "F.layer_norm(x, (4,)).softmax(-1) + F.gelu(x) + F.silu(x) + F.dropout(x, 0.0)",
     "F.conv1d(x[None], x.new_ones(2, 3, 2)) + F.max_pool1d(x[None], 2).mean()",
     "F.embedding(torch.tensor([1, 2], device=x.device), x)",
+    "nn.MultiheadAttention(4, 2, batch_first=True).to(x.device).eval()(x, x, x)[0]",
+    "nn.MultiheadAttention(4, 2).to(x.device)(x, x, x, need_weights=False)[0]",
+    "nn.TransformerEncoderLayer(4, 2, 8, dropout=0.0, batch_first=True).to(x.device)(x[None])",
+    "nn.TransformerEncoderLayer(4, 2, 8, batch_first=True).to(x.device).eval()(x[None])",
+    "nn.GRU(4, 5).to(x.device)(x)[0]",
+    "nn.LSTM(4, 5, batch_first=True).to(x.device)(x[None])[1][0]",
+    "nn.Sequential(nn.Conv1d(3, 6, 2), nn.GroupNorm(2, 6), nn.Flatten()).to(x.device)(x[None])",
+    """
+    norm = nn.BatchNorm1d(4).to(x.device)
+    norm(x) + norm.running_mean + norm.num_batches_tracked + norm.eval()(x)
+    """,
+    """
+    net = nn.Linear(4, 2).to(x.device).double()
+    net.to(torch.float32)(x)
+    """,
+    """
+    net = nn.utils.parametrizations.weight_norm(nn.Linear(4, 2)).to(x.device)
+    net(x)
+    """,
+    """
+    net = nn.ParameterList([nn.Parameter(torch.ones(4))]).to(x.device)
+    other = nn.Parameter(torch.full_like(x, 2.0))
+    x * net[0] * other
+    """,
     # gradients
     """
     y = x.clone().requires_grad_()
@@ -306,6 +335,7 @@ WRONG = [
     ("F.cross_entropy(x, torch.tensor([0, 1, 2]))", DEVICES_DIFFER),
     ("F.embedding(torch.tensor([1, 2]), x)", DEVICES_DIFFER),
     ("F.scaled_dot_product_attention(x[None], x[None], x[None], attn_mask=torch.ones(3, 3).bool())", DEVICES_DIFFER),
+    ("torch.logaddexp(x, torch.tensor(0.0))", DEVICES_DIFFER),
     ("torch.equal(x, torch.ones(3, 4))", DEVICES_DIFFER),
     ("torch.distributions.Normal(torch.zeros(4), 1.0).log_prob(x)", "RuntimeError"),
     ("torch.distributions.kl_divergence(torch.distributions.Normal(x, x), torch.distributions.Normal(torch.zeros(4),"
@@ -335,7 +365,6 @@ WRONG = [
     ("torch.rand(3, generator=torch.Generator(device=x.device)).to(x.device)",
      "RuntimeError: Expected a 'cpu' device type for generator but found 'lazy'"),
     ("y = x.clone().requires_grad_()\ny.grad = torch.ones(3, 4)\ny", "RuntimeError"),
-    ("y = x.clone()\ny.data = torch.ones(3, 4)\ny", "RuntimeError"),
 ]  # fmt: skip
 
 
