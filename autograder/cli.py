@@ -7,9 +7,12 @@ exit code: 1 for something that the instructor can put right, 2 for a command th
 from collections.abc import Callable
 from functools import update_wrapper
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
+
+if TYPE_CHECKING:
+    from autograder.course import Course
 
 _names = click.argument("names", metavar="[NAME]...", nargs=-1)
 
@@ -27,7 +30,7 @@ def _command(function: Callable[..., Any]) -> Callable[..., Any]:
             if context.find_root().params["verbose"]:
                 raise
             click.echo(f"Error: {error}", err=True)
-            context.exit(1)
+            context.exit(error.exit_code)
 
     return update_wrapper(run, function)
 
@@ -44,6 +47,22 @@ def main(verbose: bool) -> None:
       course lint information_theory
       course release information_theory
     """
+
+
+def _who(root: Path, course: "Course", name: str, student: str | None) -> list[str]:
+    """Whose submissions of an assignment a command is about: one student's, or everyone's."""
+    from autograder.course import CourseError, NoSuchName, suggestion
+    from autograder.grading import check_student_id
+    from autograder.submission import misplaced, students_of
+
+    course.assignment(name)
+    students = students_of(root, name)
+    if student is not None and check_student_id(student) not in students:
+        raise NoSuchName(f"{student} has handed in no {name}{suggestion(student, students)}")
+    if not students:
+        lines = [f"There are no submissions of {name}: they go to submitted/STUDENT/{name}/{name}.ipynb."]
+        raise CourseError("\n".join([*lines, *misplaced(root, name)]))
+    return students if student is None else [student]
 
 
 @main.command()
@@ -121,17 +140,33 @@ def _report_stale(stale: list[str]) -> None:
 @click.argument("name")
 @click.option("--student", help="Grade this student's submission only.  [default: every submission]")
 @click.option("--jobs", type=click.IntRange(1, 64), help="Submissions graded side by side.  [default: one per core]")
+@click.option("--device", type=click.Choice(["auto", "cpu", "cuda"]), help="In place of the course's device.")
+@click.option(
+    "--sandbox",
+    type=click.Choice(["bubblewrap", "none"]),
+    help="In place of the course's sandbox. With none, student code runs with all your rights, and every mark says so.",
+)
 @click.option("--force", is_flag=True, help="Grade again even where nothing has changed.")
 @click.option("--dry-run", is_flag=True, help="Grade and show what would change, but record no mark.")
 @click.option("--json", "as_json", is_flag=True, help="Print results as JSON, one line per submission.")
 @_command
-def grade(name: str, student: str | None, jobs: int | None, force: bool, dry_run: bool, as_json: bool) -> None:
+def grade(
+    name: str,
+    student: str | None,
+    jobs: int | None,
+    device: str | None,
+    sandbox: str | None,
+    force: bool,
+    dry_run: bool,
+    as_json: bool,
+) -> None:
     """Grade submissions of an assignment and record the marks in nbgrader's gradebook.
 
     Reads submitted/STUDENT/NAME/NAME.ipynb, runs it in the sandbox, lets the hidden checks question it from outside,
     and prints the mark; for a single student also which checks passed, and a hint where one did not. What has not
-    changed since it was graded is not graded again, so an interrupted run goes on where it stopped. Exits with 1 where
-    a submission has no mark because grading failed.
+    changed since it was graded is not graded again, so an interrupted run goes on where it stopped. A notebook under
+    another name is reported with the command that puts it right. Exits with 0 when every submission has a mark, with 1
+    when some could not be graded, each named with its reason, and with 2 for a command that is typed wrong.
 
     \b
     Example:
@@ -139,17 +174,16 @@ def grade(name: str, student: str | None, jobs: int | None, force: bool, dry_run
       course grade information_theory --student ada
       course grade information_theory --dry-run
     """
-    from autograder.course import CourseError, find_root, load_course
-    from autograder.grading import check_student_id
-    from autograder.submission import students_of
+    import os
+
+    from autograder.course import DEVICE_VARIABLE, SANDBOX_VARIABLE, find_root, load_course
     from autograder.terminal import Style, grade_and_print
 
+    os.environ.update({DEVICE_VARIABLE: device} if device else {})  # which worker and nbgrader read too
+    os.environ.update({SANDBOX_VARIABLE: sandbox} if sandbox else {})
     root = find_root()
     course = load_course(root)
-    course.assignment(name)
-    students = [check_student_id(student)] if student else students_of(root, name)
-    if not students:
-        raise CourseError(f"There are no submissions of {name}: they go to submitted/STUDENT/{name}/{name}.ipynb.")
+    students = _who(root, course, name, student)
     if course.sandbox == "none":
         click.echo('WARNING: sandbox="none": student code runs with all your rights, and could change marks.', err=True)
     style: Style = "json" if as_json else "report" if student else "lines"
@@ -209,15 +243,10 @@ def feedback(name: str, student: str | None, jobs: int | None, force: bool) -> N
     """
     from autograder.course import CourseError, find_root, load_course
     from autograder.feedback import Outcome, make_pages, page_path
-    from autograder.grading import check_student_id
-    from autograder.submission import students_of
 
     root = find_root()
     course = load_course(root)
-    course.assignment(name)
-    students = [check_student_id(student)] if student else students_of(root, name)
-    if not students:
-        raise CourseError(f"There are no submissions of {name}: they go to submitted/STUDENT/{name}/{name}.ipynb.")
+    students = _who(root, course, name, student)
     pages = []
     for page in make_pages(root, course, name, students, jobs=jobs, force=force):
         pages.append(page)
@@ -355,11 +384,12 @@ def doctor(context: click.Context, as_json: bool) -> None:
 )
 @_command
 def demo(folder: Path | None) -> None:
-    """Grade four made-up submissions in a throw-away copy of the course.
+    """Grade a class of made-up submissions in a throw-away copy of the course.
 
-    Releases the first assignment there, hands in a perfect, an untouched, a half-right and a cheating notebook, grades
-    them the whole way into a gradebook, and prints their marks. The course's own gradebook is not touched. Exits with 1
-    where a mark is not what it must be.
+    Releases the first assignment there and hands in what an instructor meets: right answers in two styles, mistakes, an
+    untouched notebook, a syntax error, an endless loop, memory without end, a broken file, no file, a wrong name, and
+    tricks. Grades them the whole way into a gradebook, makes feedback, and prints each mark with the reason. The
+    course's own gradebook is not touched. Exits with 1 where a mark is not what it must be.
 
     \b
     Example:

@@ -7,6 +7,7 @@ Every other part of the package reads its settings from here. A wrong value neve
 import ast
 import difflib
 import math
+import os
 import re
 from collections.abc import Iterable, Sequence
 from datetime import datetime
@@ -25,6 +26,18 @@ _SECONDS_PER_DAY = 86_400.0
 
 class CourseError(Exception):
     """Something that whoever runs the course can put right; its text says where and how."""
+
+    exit_code = 1
+
+
+class NoSuchName(CourseError):
+    """A command names an assignment or a student that there is not."""
+
+    exit_code = 2
+
+
+DEVICE_VARIABLE, SANDBOX_VARIABLE = "COURSE_DEVICE", "COURSE_SANDBOX"
+"""Environment variables that take the place of the course's device and sandbox, in this process and those it starts."""
 
 
 class _Settings(BaseModel):
@@ -105,6 +118,9 @@ class Assignment(_Settings):
     due: Annotated[datetime | None, BeforeValidator(_as_date)] = None
     """When it is due, with a time zone; None: whenever."""
     late: LatePolicy = LatePolicy()
+    preload: tuple[str, ...] = ()
+    """Modules that the sandbox imports once for all submissions: what the notebook imports, or a function that it calls
+    imports at its first use. The first step of an optimiser of torch imports torch._dynamo, which takes two seconds."""
 
 
 class Course(_Settings):
@@ -131,13 +147,13 @@ class Course(_Settings):
         """The assignment of that name.
 
         Raises:
-            CourseError: There is none; the text names those that are close.
+            NoSuchName: There is none; the text names those that are close.
         """
         for assignment in self.assignments:
             if assignment.name == name:
                 return assignment
         names = [assignment.name for assignment in self.assignments]
-        raise CourseError(f"There is no assignment {name!r} in {CONFIG_NAME}{_suggestion(name, names)}")
+        raise NoSuchName(f"There is no assignment {name!r} in {CONFIG_NAME}{suggestion(name, names)}")
 
     def select(self, names: Sequence[str]) -> tuple[Assignment, ...]:
         """The assignments of these names in the course's order; all of them where no name is given."""
@@ -182,10 +198,22 @@ def load_course(root: Path) -> Course:
         raise CourseError(f"{_place(path, error.__traceback__)}: {type(error).__name__}: {error}") from error
     course = namespace.get("course")
     if isinstance(course, Course):
-        return course
+        return _overridden(course)
     if "course" not in namespace:
         raise CourseError(f"{path} defines no `course`: add `course = Course(id=..., title=..., assignments=[...])`.")
     raise CourseError(f"{path}: `course` must be a Course(...), it is of type {type(course).__name__}.")
+
+
+def _overridden(course: Course) -> Course:
+    """The course with the device and the sandbox that the environment asks for."""
+    wanted = {"device": os.environ.get(DEVICE_VARIABLE), "sandbox": os.environ.get(SANDBOX_VARIABLE)}
+    update = {name: value for name, value in wanted.items() if value}
+    try:
+        return Course.model_validate({**dict(course), **update}) if update else course
+    except ValidationError as error:
+        raise CourseError(
+            f"{DEVICE_VARIABLE} or {SANDBOX_VARIABLE} in the environment is not allowed: {error}"
+        ) from None
 
 
 # What went wrong, in the words of the file
@@ -204,7 +232,7 @@ def _complaint(detail: ErrorDetails, prefix: str, model: str) -> str:
         return f"{field} is missing."
     if detail["type"] == "extra_forbidden":
         known = _fields_at(model, detail["loc"])
-        return f"{field} is no setting{_suggestion(str(detail['loc'][-1]), known)}"
+        return f"{field} is no setting{suggestion(str(detail['loc'][-1]), known)}"
     reason = re.sub(r"^(Value error, )?(Input|String|Tuple) should", "must", detail["msg"])
     reason = reason.removeprefix("Value error, ")
     if detail["type"] == "string_pattern_mismatch":
@@ -233,9 +261,12 @@ def _fields_at(model: str, location: Sequence[int | str]) -> list[str]:
     return list(models[model].model_fields)
 
 
-def _suggestion(name: str, known: Sequence[str]) -> str:
+def suggestion(name: str, known: Sequence[str]) -> str:
+    """The end of a sentence about a name that nobody knows: the names that are close, else the first ten there are."""
     close = difflib.get_close_matches(name, known, n=3)
-    return f"; did you mean {' or '.join(close)}?" if close else f"; there is {', '.join(known)}."
+    if close or not known:
+        return f"; did you mean {' or '.join(close)}?" if close else "."
+    return f"; there is {', '.join(known[:10])}{' and more' if len(known) > 10 else ''}."
 
 
 def _frame(path: Path, traceback: TracebackType | None) -> TracebackType | None:

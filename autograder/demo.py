@@ -1,4 +1,4 @@
-"""Four submissions graded in a throw-away copy of the course, to see the whole way work: `course demo`.
+"""A class of made-up submissions graded in a throw-away copy of the course, to see the whole way work: `course demo`.
 
 Everything is real: nbgrader's release, the sandbox, the hidden checks, a gradebook of its own. Only the students are
 made up, from the release, the reference solution and the mistakes in `tests/variants/`.
@@ -12,15 +12,18 @@ import sys
 import textwrap
 import time
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from autograder.authoring import Script, read_script, solved_notebook
+from autograder.classroom import Recorder, grade_all
 from autograder.course import Course, CourseError, load_course
-from autograder.gradebook import NoMark, RecordedMark, read_marks, record
+from autograder.feedback import Outcome, make_pages
+from autograder.gradebook import RecordedMark, read_marks
 from autograder.grading import Grader
 from autograder.release import release
 from autograder.results import SubmissionResult
@@ -71,16 +74,31 @@ for path in found:
 _PEEK_ID, _FOUND_NOTHING = "peek", "found nothing\n"
 
 
+_LOOP = "while True:\n        pass"
+_EXIT = "import os\n\n    os._exit(0)"
+_HOG = "hoard = []\n    while True:\n        hoard.append(bytearray(2**28))"
+
+Earns = Literal["everything", "a part", "nothing"]
+
+
 @dataclass(frozen=True)
 class Student:
-    """A made-up student, and what they hand in."""
+    """A made-up student, and what they hand in.
+
+    Attributes:
+        name: Their identifier.
+        about: What they hand in, in words.
+        earns: What the mark must be.
+        files: Content of the files beside those of the release, by name.
+        reason: What the reason for a fault in the submission must hold.
+        harmless: It may also run without a sandbox.
+    """
 
     name: str
     about: str
-    notebook: dict[str, Any]
-    least: float
-    most: float
-    """The shares of all points between which the mark must lie; strictly between, where they differ."""
+    earns: Earns
+    files: dict[str, bytes]
+    reason: str = ""
     harmless: bool = True
 
 
@@ -112,6 +130,7 @@ def run(root: Path, folder: Path | None = None) -> None:
         release(folder, course, [name])
     students = _hand_in(root, folder, name)
     graded = _grade(folder, course, name, students)
+    _make_feedback(folder, load_course(folder), name, graded)
     print(f"\n{_table(graded)}\n")
     _say_what_the_cheat_found(graded)
     _say_where_to_look(folder, name, graded)
@@ -157,52 +176,112 @@ def _hand_in(root: Path, folder: Path, name: str) -> list[Student]:
     """Make the students' notebooks from the release, and put them where submissions are collected."""
     released = folder / "release" / name
     script = read_script(folder / "solutions" / f"{name}.py")
-    students = _students((released / f"{name}.ipynb").read_bytes(), script, _mistakes(root, script), folder)
+    students = _Class(root, folder, script, (released / f"{name}.ipynb").read_bytes()).students()
     for student in students:
         place = folder / "submitted" / student.name / name
-        shutil.copytree(released, place)
-        (place / f"{name}.ipynb").write_text(json.dumps(student.notebook, indent=1), encoding="utf-8")
+        shutil.copytree(released, place, ignore=shutil.ignore_patterns("*.ipynb"))
+        for file, content in student.files.items():
+            (place / file).write_bytes(content)
     return students
 
 
-def _mistakes(root: Path, script: Script) -> dict[str, Variant]:
-    """A typical mistake for every second task, where the course has a list of them."""
-    path = root / "tests" / "variants" / f"{script.name}.py"
-    variants = load_variants(path) if path.is_file() else []
-    chosen: dict[str, Variant] = {}
-    for variant in variants:
-        if variant.kind == "mistake" and variant.task in script.tasks[1::2] and not variant.also:
-            chosen.setdefault(variant.task, variant)
-    return chosen
+class _Class:
+    """Makes what students hand in, from the release, the reference solution and the list of variants."""
 
+    def __init__(self, root: Path, folder: Path, script: Script, released: bytes) -> None:
+        path = root / "tests" / "variants" / f"{script.name}.py"
+        self.variants = load_variants(path) if path.is_file() else []
+        self.folder, self.script, self.released = folder, script, released
+        self.notebook = f"{script.name}.ipynb"
 
-def _students(released: bytes, script: Script, mistakes: dict[str, Variant], folder: Path) -> list[Student]:
-    solved = {cell.id: cell.source for cell in solved_notebook(script).cells}
-    spoilt = {
-        cell.id: cell.source for cell in solved_notebook(script, {t: m.source for t, m in mistakes.items()}).cells
-    }
-    tasks = {cell.cell_id: cell.task for cell in script.cells if cell.task}
-    second = set(script.tasks[1::2])
-    half = f"every second task {'with a mistake' if mistakes else 'left open'}"
+    def students(self) -> list[Student]:
+        """Everyone."""
+        first, second, last = (
+            self.script.tasks[0],
+            self.script.tasks[min(1, len(self.script.tasks) - 1)],
+            (self.script.tasks[-1]),
+        )
+        alternatives = self._one_each("alternative")
+        mistakes = self._one_each("mistake")
+        every_second = {task: mistakes[task] for task in self.script.tasks[1::2] if task in mistakes}
+        found = [
+            self._student("ada", "the reference answers", "everything", self._solved()),
+            self._student("ben", "the notebook as released", "nothing", self.released),
+        ]
+        if alternatives:
+            about = "right answers in another style"
+            found.append(self._student("cleo", about, "everything", self._solved(alternatives)))
+        if every_second:
+            about = "every second task with a mistake"
+            found.append(self._student("dora", about, "a part", self._solved(every_second)))
+        for name, task in (("emil", first), ("fay", last)):
+            if task in mistakes:
+                about = f"one mistake: {mistakes[task].description}"
+                found.append(self._student(name, about, "a part", self._solved({task: mistakes[task]})))
+        found += [
+            self._student("gus", "a syntax error in one cell", "a part", self._solved(broken={last: "def f(:"})),
+            self._student("hal", "an endless loop", "a part", self._instead(second, _LOOP)),
+            self._student("ida", "os._exit in a function", "a part", self._instead(second, _EXIT)),
+            self._student("jon", "memory without end", "a part", self._instead(last, _HOG), harmless=False),
+            self._student(
+                "kim", "a file that was cut off", "nothing", self._solved()[:-2000], reason="the notebook is not JSON"
+            ),
+            Student("lee", "no notebook", "nothing", {"notes.txt": b"sorry"}, reason="there is no notebook"),
+            Student(
+                "max", "the answers, under another name", "nothing",
+                {f"{self.script.name} (1).ipynb": self._solved()}, reason=f"{self.script.name} (1).ipynb",
+            ),
+            self._student("mallory", "tricks in place of answers", "nothing", self._cheat(), harmless=False),
+        ]  # fmt: skip
+        return found
 
-    perfect, untouched, half_right, cheating = (json.loads(released) for _ in range(4))
-    for notebook, answers in ((perfect, solved), (half_right, spoilt)):
+    def _student(
+        self, name: str, about: str, earns: Earns, content: bytes, *, reason: str = "", harmless: bool = True
+    ) -> Student:
+        return Student(name, about, earns, {self.notebook: content}, reason, harmless)
+
+    def _one_each(self, kind: str) -> dict[str, Variant]:
+        """The first variant of a kind for each task, of mistakes one that costs no other task."""
+        chosen: dict[str, Variant] = {}
+        for variant in self.variants:
+            if variant.kind == kind and not variant.also:
+                chosen.setdefault(variant.task, variant)
+        return chosen
+
+    def _solved(
+        self, variants: Mapping[str, Variant] | None = None, *, broken: Mapping[str, str] | None = None
+    ) -> bytes:
+        """The reference answers, with variants of some tasks, or other source in place of an answer."""
+        overrides = {task: variant.source for task, variant in (variants or {}).items()}
+        answers = {cell.id: cell.source for cell in solved_notebook(self.script, overrides).cells}
+        tasks = {cell.cell_id: cell.task for cell in self.script.cells if cell.task}
+        notebook = json.loads(self.released)
         for cell in notebook["cells"]:
-            task = tasks.get(cell["id"])
-            unanswered = notebook is half_right and task in second and task not in mistakes
-            if task and not unanswered:
-                cell["source"] = answers[cell["id"]]
-    for cell in cheating["cells"]:
-        if cell["id"] in tasks:
-            cell["source"] = _without_answers("".join(cell["source"]))
-    cheating["cells"].insert(0, _code_cell("tricks", _TRICKS))
-    cheating["cells"].append(_code_cell(_PEEK_ID, _PEEK.format(course=str(folder))))
-    return [
-        Student("ada", "the reference answers", perfect, 1, 1),
-        Student("ben", "the notebook as released", untouched, 0, 0),
-        Student("cleo", half, half_right, 0, 1),
-        Student("mallory", "tricks in place of answers", cheating, 0, 0, harmless=False),
-    ]
+            if cell["id"] in tasks:
+                cell["source"] = (broken or {}).get(tasks[cell["id"]] or "", answers[cell["id"]])
+        return _bytes(notebook)
+
+    def _instead(self, task: str, statements: str) -> bytes:
+        """The reference answers, but every function of one task does something else."""
+        source = next(cell.source for cell in self.script.cells if cell.task == task)
+        names = [node.name for node in ast.parse(source).body if isinstance(node, ast.FunctionDef | ast.ClassDef)]
+        return self._solved(
+            broken={task: "\n\n\n".join(f"def {name}(*args, **kwargs):\n    {statements}" for name in names)}
+        )
+
+    def _cheat(self) -> bytes:
+        tasks = {cell.cell_id for cell in self.script.cells if cell.task}
+        notebook = json.loads(self.released)
+        for cell in notebook["cells"]:
+            if cell["id"] in tasks:
+                cell["source"] = _without_answers("".join(cell["source"]))
+        notebook["cells"].insert(0, _code_cell("tricks", _TRICKS))
+        notebook["cells"].append(_code_cell(_PEEK_ID, _PEEK.format(course=str(self.folder))))
+        return _bytes(notebook)
+
+
+def _bytes(notebook: dict[str, Any]) -> bytes:
+    return json.dumps(notebook, indent=1).encode()
 
 
 def _without_answers(stub: str) -> str:
@@ -232,7 +311,7 @@ def _grade(folder: Path, course: Course, name: str, students: Sequence[Student])
             problem = str(error)
     print(f"\nWARNING: NO SANDBOX. {problem}")
     print(
-        "What follows runs with all your rights. The cheating submission is left out, because nothing would stop it.\n"
+        "What follows runs with all your rights. The submissions that do harm are left out: nothing would stop them.\n"
     )
     if course.sandbox != "none":
         with (folder / "course_config.py").open("a", encoding="utf-8") as config:
@@ -259,21 +338,37 @@ def _no_sandbox(course: Course) -> str:
 
 
 def _grade_all(folder: Path, course: Course, name: str, students: Sequence[Student]) -> list[_Graded]:
-    graded = []
+    about = {student.name: student for student in students}
+    jobs = os.cpu_count() or 1
+    pool = ThreadPoolExecutor(jobs)
     with Grader(folder, course, name) as grader, warnings.catch_warnings():
         warnings.filterwarnings("ignore", "Object of type <Submitted")  # nbgrader's own way with its database
         where = "without a sandbox" if course.sandbox == "none" else "in the sandbox"
         with _step(f"Importing PyTorch and the rest once {where}, and grading the reference solution"):
             grader.worker.wait()
-        for student in students:
-            with _step(f"Grading {student.name} ({student.about}), recording the mark with nbgrader"):
-                result = grader.grade(student.name)
-                try:
-                    record(folder, course, result)
-                except NoMark as error:
-                    raise CourseError(str(error)) from error
-            graded.append(_Graded(student, result, read_marks(folder, course, name)[student.name]))
-    return graded
+        begun = time.monotonic()
+        print(f"Grading {len(students)} submissions, {jobs} side by side, recording each mark with nbgrader:")
+        recorder = Recorder(folder, course, name)
+        results = []
+        for number, graded in enumerate(grade_all(grader, list(about), pool), 1):
+            marked = recorder.record(graded)
+            if marked.failure:
+                raise CourseError(marked.failure)
+            results.append(marked.result)
+            seconds = time.monotonic() - begun
+            print(f"  {number:2} of {len(students)} after {seconds:4.1f} s: {marked.result.student}", flush=True)
+    pool.shutdown()
+    marks = read_marks(folder, course, name)
+    found = {result.student: _Graded(about[result.student], result, marks[result.student]) for result in results}
+    return [found[student.name] for student in students]
+
+
+def _make_feedback(folder: Path, course: Course, name: str, graded: Sequence[_Graded]) -> None:
+    with _step(f"Making {len(graded)} feedback pages"):
+        pages = list(make_pages(folder, course, name, [one.student.name for one in graded]))
+    missing = [f"{page.student}: {page.reason}" for page in pages if page.outcome != Outcome.MADE]
+    if missing:
+        raise CourseError("\n".join(["Not every feedback page was made:", *missing]))
 
 
 # what came of it
@@ -281,10 +376,14 @@ def _grade_all(folder: Path, course: Course, name: str, students: Sequence[Stude
 
 def _complaints(one: _Graded) -> Iterator[str]:
     share, student = one.mark.score / one.mark.max_score, one.student
-    expected = student.least < share < student.most if student.least < student.most else share == student.least
-    if not expected:
+    earned: Earns = "everything" if share == 1 else "a part" if share else "nothing"
+    if earned != student.earns:
         yield f"{student.name}, who handed in {student.about}, has {one.mark.score:g} of {one.mark.max_score:g} points."
-    if not student.harmless and _printed(one.result) != _FOUND_NOTHING:
+    if student.reason not in one.result.reason:
+        yield f"{student.name}'s reason is {one.result.reason!r}; it should say {student.reason!r}."
+    if _PEEK_ID.encode() in student.files.get(f"{one.result.assignment}.ipynb", b"") and (
+        _printed(one.result) != _FOUND_NOTHING
+    ):
         yield f"{student.name}'s search for hidden files printed: {_printed(one.result)[:200]!r}"
 
 
@@ -314,18 +413,19 @@ def _table(graded: Sequence[_Graded]) -> str:
 
 def _say_what_the_cheat_found(graded: Sequence[_Graded]) -> None:
     for one in graded:
-        if not one.student.harmless:
+        if _printed(one.result):
             found = textwrap.shorten(_printed(one.result), 100, placeholder=" ...")
             print(f"{one.student.name} returned an object that equals everything, made torch's comparisons say yes,")
             print(f"and looked for the hidden checks, knowing the folder that they are in. That printed: {found}\n")
 
 
 def _say_where_to_look(folder: Path, name: str, graded: Sequence[_Graded]) -> None:
-    student = graded[-1].student.name if graded[-1].student.harmless else graded[-2].student.name
+    student = next(one.student.name for one in graded if one.student.earns == "a part")
     course = _shown(Path(sys.executable).parent / "course", folder)
-    print(f"A notebook with marks and hints:  {_shown(folder)}/autograded/{student}/{name}/{name}.ipynb")
-    print(f"All that grading found:           cd {_shown(folder)} && {course} show {name} {student}")
-    print(f"The gradebook:                    {_shown(folder)}/gradebook.db")
+    print(f"What a student gets back:  {_shown(folder)}/feedback/{student}/{name}/{name}.html")
+    print(f"All that grading found:    cd {_shown(folder)} && {course} show {name} {student}")
+    print(f"The class at a glance:     cd {_shown(folder)} && {course} status {name}")
+    print(f"The gradebook:             {_shown(folder)}/gradebook.db")
 
 
 def _shown(path: Path, start: Path | None = None) -> str:

@@ -1,26 +1,30 @@
 """Which result stands for a submission: the stored one while nothing that decided it has changed, else a new one."""
 
-import re
 import threading
 from pathlib import Path
 
-from autograder.course import Course, CourseError
+from autograder.course import Course, CourseError, NoSuchName
 from autograder.fingerprint import checks_digest, fingerprint
 from autograder.results import SubmissionResult, Verdict, load_result, result_path, save_result
-from autograder.submission import Submission, SubmissionFault, read_released, read_submission, task_points
+from autograder.submission import (
+    Submission,
+    SubmissionFault,
+    is_student_id,
+    read_released,
+    read_submission,
+    task_points,
+)
 from autograder.worker import Worker, refused, resolve_device
-
-_STUDENT_ID = re.compile(r"[^\W_][\w.@+-]*")
 
 
 def check_student_id(student: str) -> str:
     """A student's identifier, which becomes the name of folders and files.
 
     Raises:
-        CourseError: It could be taken for something else.
+        NoSuchName: It could be taken for something else.
     """
-    if not _STUDENT_ID.fullmatch(student) or len(student) > 100:
-        raise CourseError(f"{student!r} cannot be a student's identifier: letters, digits and . _ @ + - make one.")
+    if not is_student_id(student):
+        raise NoSuchName(f"{student!r} cannot be a student's identifier: letters, digits and . _ @ + - make one.")
     return student
 
 

@@ -5,9 +5,12 @@ cells that were left as released marked for skipping, and the helper files of th
 Nothing is followed out of the submission's folder, and nothing larger than allowed is read.
 """
 
+import difflib
 import hashlib
 import json
 import os
+import re
+import shlex
 import stat
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -21,6 +24,7 @@ MAX_CELLS = 2000
 MAX_FILES = 200
 MAX_REASONS = 5
 CHECKS_SUFFIX = "_checks"
+_STUDENT_ID = re.compile(r"[^\W_][\w.@+-]*")
 IGNORED_NAMES = {".ipynb_checkpoints", "__pycache__", "timestamp.txt"}
 
 
@@ -112,7 +116,28 @@ def read_notebook(root: Path, assignment: str, student: str) -> dict[str, Any]:
     try:
         return parse_notebook(_read_file(folder, f"{assignment}.ipynb", MAX_NOTEBOOK_BYTES))
     except FileNotFoundError:
-        raise SubmissionFault(f"there is no notebook {assignment}.ipynb in the submission") from None
+        likely = likely_notebook(folder, assignment)
+        meant = f"; {likely} may be meant" if likely else ""
+        raise SubmissionFault(f"there is no notebook {assignment}.ipynb in the submission{meant}") from None
+
+
+def likely_notebook(folder: Path, assignment: str) -> str:
+    """The notebook under another name that is probably meant, such as `vae (1).ipynb`; "" where none is.
+
+    The only one there is, else the one whose name is nearest. A name that is not plain text is never proposed.
+    """
+    names = [
+        entry.name
+        for entry in os.scandir(folder)
+        if entry.name.lower().endswith(".ipynb")
+        and entry.is_file(follow_symlinks=False)
+        and entry.name == plain_text(entry.name)
+    ]
+    if len(names) == 1:
+        return names[0]
+    plain = {name.lower(): name for name in sorted(names)}
+    nearest = difflib.get_close_matches(f"{assignment}.ipynb", plain, n=1)
+    return plain[nearest[0]] if nearest else ""
 
 
 def read_released(root: Path, assignment: str) -> dict[str, Any]:
@@ -290,6 +315,60 @@ def _read_files(folder: Path, assignment: str, files_bytes: int) -> tuple[dict[s
     return files, tuple(left_out)
 
 
+def misplaced(root: Path, assignment: str) -> list[str]:
+    """Shell commands that put right what was probably handed in under another name: a notebook, or its folder.
+
+    Nothing is moved by itself: whether that is what the student meant, an instructor decides.
+    """
+    commands = []
+    for home in sorted((root / "submitted").glob("*")):
+        folder = home / assignment
+        if home.is_symlink() or not home.is_dir() or home.name != plain_text(home.name):
+            continue
+        if not folder.exists():
+            near = [
+                entry.name
+                for entry in os.scandir(home)
+                if entry.is_dir(follow_symlinks=False) and _plainly(entry.name) == _plainly(assignment)
+            ]
+            moved, target = (home / near[0], folder) if len(near) == 1 else (home / f"{assignment}.ipynb", folder)
+            if near and likely_notebook(moved, assignment):
+                commands.append(_move(root, moved, target))
+            elif not moved.is_symlink() and moved.is_file():
+                commands.append(f"mkdir {_quoted(root, folder)} && {_move(root, moved, folder / moved.name)}")
+        elif folder.is_dir() and not folder.is_symlink() and not os.path.lexists(folder / f"{assignment}.ipynb"):
+            likely = likely_notebook(folder, assignment)
+            commands += [_move(root, folder / likely, folder / f"{assignment}.ipynb")] if likely else []
+    return commands
+
+
+def _plainly(name: str) -> str:
+    """A name without what differs in a careless copy: case, separators, a number in brackets."""
+    return re.sub(r"\(\d+\)|[\W_]", "", name.lower())
+
+
+def _move(root: Path, source: Path, target: Path) -> str:
+    return f"mv {_quoted(root, source)} {_quoted(root, target)}"
+
+
+def _quoted(root: Path, path: Path) -> str:
+    return shlex.quote(path.relative_to(root).as_posix())
+
+
 def students_of(root: Path, assignment: str) -> list[str]:
     """Identifiers of the students who handed something in, in order."""
+    return [name for name in _folders(root, assignment) if is_student_id(name)]
+
+
+def strange_folders(root: Path, assignment: str) -> list[str]:
+    """Names in `submitted/` that hold a submission but cannot be a student's identifier, as plain text."""
+    return [plain_text(name) for name in _folders(root, assignment) if not is_student_id(name)]
+
+
+def _folders(root: Path, assignment: str) -> list[str]:
     return sorted(folder.parent.name for folder in (root / "submitted").glob(f"*/{assignment}") if folder.is_dir())
+
+
+def is_student_id(name: str) -> bool:
+    """Whether a name can be a student's identifier, which becomes the name of folders and files."""
+    return len(name) <= 100 and _STUDENT_ID.fullmatch(name) is not None

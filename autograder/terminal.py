@@ -19,6 +19,7 @@ from autograder.course import Course, CourseError
 from autograder.grading import Grader
 from autograder.report import mark_line, submission_report
 from autograder.results import Verdict
+from autograder.submission import misplaced, strange_folders
 from autograder.worker import WorkerFailed
 
 Style = Literal["json", "report", "lines"]
@@ -71,9 +72,15 @@ def grade_and_print(
         pool.shutdown(wait=False, cancel_futures=True)
     if style == "lines":
         _print_summary(marked, dry_run=dry_run)
-    without = [one.result.student for one in marked if one.failure]
-    if without:
-        raise CourseError(f"{len(without)} of {len(marked)} submissions have no mark: {', '.join(sorted(without))}")
+        _print_misplaced(root, assignment)
+    without = sorted(one.result.student for one in marked if one.failure)
+    lines = [f"{len(without)} of {len(marked)} submissions have no mark: {', '.join(without)}"] if without else []
+    lines += [
+        f"submitted/{name} was left out: its name cannot be a student's identifier (letters, digits and . _ @ + -)."
+        for name in (strange_folders(root, assignment) if style != "report" else [])
+    ]
+    if lines:
+        raise CourseError("\n".join(lines))
 
 
 @contextlib.contextmanager
@@ -136,6 +143,13 @@ def _json(marked: Marked) -> str:
         **data, "score": score, "max_score": marked.result.max_score, "before": marked.before,
         "recorded": marked.final, "late_penalty": marked.late_penalty, "failure": marked.failure,
     })  # fmt: skip
+
+
+def _print_misplaced(root: Path, assignment: str) -> None:
+    """Tell what seems to have been handed in under another name, and the command that puts it right."""
+    if commands := misplaced(root, assignment):
+        click.echo("\nUnder another name, as it seems. Where that is what was meant, type this and grade again:")
+        click.echo("\n".join(f"  {command}" for command in commands))
 
 
 def _print_summary(marked: Sequence[Marked], *, dry_run: bool) -> None:

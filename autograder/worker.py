@@ -60,7 +60,7 @@ def resolve_device(course: Course) -> str:
     """
     if course.device == "cuda":
         raise CourseError(
-            'device="cuda" in course_config.py: grading on a GPU is not supported yet; use "auto" or "cpu"'
+            'grading on a GPU is not supported yet: use "auto" or "cpu" (`device` in course_config.py, or --device)'
         )
     return "cpu"
 
@@ -182,7 +182,8 @@ def _serve(control: socket.socket, root: Path, assignment: str, *, nested: bool)
     from autograder.sandbox.room import Sandbox
 
     course = load_course(root)
-    with Sandbox(course.sandbox, course.limits, root, nested=nested) as sandbox:
+    preload = course.assignment(assignment).preload
+    with Sandbox(course.sandbox, course.limits, root, nested=nested, preload=preload) as sandbox:
         # The sandbox warms up in its own process while this one imports torch and collects the checks.
         from autograder.replay import with_checks
 

@@ -11,7 +11,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -58,7 +58,9 @@ class Usage:
 class Sandbox:
     """The warm template process, and the way to open rooms in it."""
 
-    def __init__(self, kind: str, limits: Limits, course: Path, *, nested: bool = True) -> None:
+    def __init__(
+        self, kind: str, limits: Limits, course: Path, *, nested: bool = True, preload: Sequence[str] = ()
+    ) -> None:
         """Begin to start the template; `wait` waits for it.
 
         Args:
@@ -66,11 +68,13 @@ class Sandbox:
             limits: What each submission may use.
             course: The course folder, which must not be visible inside.
             nested: False makes the sandbox as it is where nested namespaces are denied.
+            preload: Modules to import once, beside those that most notebooks use.
         """
         self.limits = limits
         self.course = course
         self.kind = kind
         self.nested = nested
+        self.preload = list(preload)
         self.isolation: Isolation = "none" if kind == "none" else "namespaces" if nested else "bubblewrap"
         # As root, in a folder that the user whom the sandbox runs as can reach, which a root's TMPDIR may not be.
         self.folder = Path(tempfile.mkdtemp(prefix="course-sandbox-", dir="/tmp" if os.getuid() == 0 else None))
@@ -125,7 +129,7 @@ class Sandbox:
         return process
 
     def _configure(self, packages: list[str]) -> None:
-        self.control.send(json.dumps({"packages": packages}).encode())
+        self.control.send(json.dumps({"packages": packages, "preload": self.preload}).encode())
 
     def wait(self) -> None:
         """Wait until the template is warm.
@@ -165,7 +169,7 @@ class Sandbox:
 
     def _open(self, cpu_seconds: int | None) -> "Room":
         if self.isolation == "bubblewrap":
-            single = Sandbox(self.kind, self.limits, self.course, nested=self.nested)
+            single = Sandbox(self.kind, self.limits, self.course, nested=self.nested, preload=self.preload)
             single.isolation = "namespaces"
             single.wait()
             room = single._request("bubblewrap", cpu_seconds)

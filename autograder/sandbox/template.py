@@ -40,7 +40,7 @@ def main() -> None:
         if folder not in sys.path:
             sys.path.append(folder)
     try:
-        cells = warm_up()
+        cells = warm_up(settings["preload"])
         threads = len(os.listdir("/proc/self/task")) if os.path.isdir("/proc/self/task") else 1
         if threads != 1:
             raise RuntimeError(f"{threads} threads run in the template, which must fork safely")
@@ -66,11 +66,13 @@ def main() -> None:
             os.close(descriptor)
 
 
-def warm_up() -> Any:
+def warm_up(preload: list[str]) -> Any:
     """Import what notebooks import, draw one figure, make the shell: all that would cost each submission seconds."""
     for name in PRELOAD:
         with contextlib.suppress(ImportError):
             importlib.import_module(name)
+    for name in preload:
+        importlib.import_module(name)
     import torch
 
     from autograder.remote.cells import Cells

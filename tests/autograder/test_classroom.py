@@ -1,7 +1,6 @@
 """A whole class through the real commands: graded side by side, interrupted, resumed, and graded again by nbgrader."""
 
 import json
-import os
 import shutil
 import signal
 import subprocess
@@ -123,24 +122,3 @@ def test_a_second_grader_waits_its_turn(classroom: TinyCourse, environment: dict
         refused = run(root, environment, "course", "grade", "shapes")
     assert refused.returncode == 1
     assert "is being graded by another command" in refused.stderr
-
-
-def test_one_broken_submission_is_no_concern_of_the_others(
-    classroom: TinyCourse, environment: dict[str, str], tmp_path: Path
-) -> None:
-    root = tmp_path / "course"
-    shutil.copytree(classroom.root, root)
-    for folder in sorted((root / "submitted").iterdir())[1:]:
-        shutil.rmtree(folder)
-    broken = {"json": b"{", "empty": b"", "binary": os.urandom(1000), "old": b'{"nbformat": 3, "worksheets": []}'}
-    for student, content in broken.items():
-        folder = root / "submitted" / student / "shapes"
-        folder.mkdir(parents=True)
-        (folder / "shapes.ipynb").write_bytes(content)
-    (root / "submitted" / "missing" / "shapes").mkdir(parents=True)
-    done = run(root, environment, "course", "grade", "shapes")
-    assert done.returncode == 0, done.stderr
-    assert "Traceback" not in done.stdout + done.stderr
-    assert dict(marks(root)) == {**dict.fromkeys([*broken, "missing"], 0.0), "student00": 5.0}
-    for reason in ("not JSON", "empty file", "not UTF-8", "format 4", "there is no notebook shapes.ipynb"):
-        assert reason in done.stdout

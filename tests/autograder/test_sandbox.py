@@ -22,7 +22,7 @@ from autograder.remote import wire
 from autograder.sandbox import lockdown
 from autograder.sandbox import room as rooms_of_sandbox
 from autograder.sandbox.bubblewrap import SandboxUnavailable
-from autograder.sandbox.room import LimitExceeded, Room, RoomEnded, Sandbox
+from autograder.sandbox.room import LimitExceeded, Room, RoomEnded, Sandbox, SandboxFailed
 
 REPOSITORY = Path(__file__).parents[2]
 SMALL = Limits(memory_bytes=2 * 2**30, processes=32, files_bytes=4 * 2**20, wall_factor=2)
@@ -789,6 +789,20 @@ def test_without_walls_notebooks_run_too(bare_sandbox):
     room.end_branches()
     room.close()
     assert not home.exists()
+
+
+def test_what_an_assignment_asks_for_is_imported_before_submissions_are_forked(tmp_path):
+    asked = "import sys\nresult = ['colorsys' in sys.modules, 'torch._dynamo' in sys.modules]"
+    with Sandbox("bubblewrap", SMALL, tmp_path, preload=["colorsys", "torch._dynamo"]) as sandbox:
+        assert result_of(sandbox.open(), asked) == [True, True]
+
+
+def test_a_module_to_import_that_is_not_there_is_named(tmp_path):
+    with (
+        Sandbox("none", SMALL, tmp_path, preload=["torch_dynamo"]) as sandbox,
+        pytest.raises(SandboxFailed, match="No module named 'torch_dynamo'"),
+    ):
+        sandbox.open()
 
 
 def test_files_beside_the_notebook_can_be_imported_but_hide_no_package(room):
