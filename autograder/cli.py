@@ -66,6 +66,39 @@ def _who(root: Path, course: "Course", name: str, student: str | None) -> list[s
 
 
 @main.command()
+@click.argument("name")
+@click.option("--title", help="What the notebook is headed.  [default: the name]")
+@_command
+def new(name: str, title: str | None) -> None:
+    """Start a new assignment.
+
+    Writes solutions/NAME.py with one small task, tests/checks/test_NAME.py with its hidden checks and
+    tests/variants/NAME.py with mistakes and other right answers, all complete, and prints the lines that enter it in
+    course_config.py. What is there already is not touched. docs/authoring.md goes on from here.
+
+    \b
+    Example:
+      course new probability --title "Probability"
+    """
+    import json
+
+    from autograder.course import Assignment, NoSuchName, find_root
+    from autograder.skeleton import write_assignment
+
+    title = title or name.replace("_", " ").capitalize()
+    try:
+        Assignment(name=name, title=title)
+    except ValueError:
+        raise NoSuchName(f"{name!r} cannot be an assignment's name: small letters, digits and _ make one.") from None
+    root = find_root()
+    for path in write_assignment(root, name, title):
+        click.echo(f"Written: {path.relative_to(root)}")
+    entry = f"Assignment(name={json.dumps(name)}, title={json.dumps(title, ensure_ascii=False)}, points=20),"
+    click.echo(f"\nNow enter it in course_config.py, among the assignments:\n\n        {entry}\n")
+    click.echo(f"and see that it works:\n\n    course lint {name} && course release {name} && course audit {name}")
+
+
+@main.command()
 @_names
 @_command
 def lint(names: tuple[str, ...]) -> None:
