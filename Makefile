@@ -12,16 +12,19 @@ INSTALLED_DEV := $(VENV)/.installed-dev
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo test lint audit sandbox clean
+.PHONY: help demo test test-long lint audit sandbox clean
 
 help: ## Show this list
-	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  make \1\t\2/p' $(firstword $(MAKEFILE_LIST))
+	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' $(firstword $(MAKEFILE_LIST))
 
 demo: $(INSTALLED) sandbox ## Grade four made-up submissions in a throw-away copy of the course
 	$(VENV)/bin/course demo
 
 test: lint sandbox ## Check style and types, then run all tests
-	$(RUN) pytest
+	$(RUN) pytest -n auto --dist loadfile
+
+test-long: $(INSTALLED_DEV) sandbox ## Run the tests that take minutes: every solved notebook as a whole
+	$(RUN) pytest -m long --durations=0
 
 lint: $(INSTALLED_DEV) ## Check style and types
 	$(RUN) ruff check .

@@ -199,6 +199,8 @@ def watch(lifeline: socket.socket, child: int, isolation: str, baseline: int) ->
         if exited in ready or exited < 0:
             pid, status, usage = os.wait4(child, os.WNOHANG)
             if pid:
+                if isolation == "none":  # no namespace ends what it has forked
+                    kill_group(child)
                 return status, usage.ru_utime + usage.ru_stime
         if lifeline.fileno() in ready:
             question = lifeline.recv(1)
@@ -218,10 +220,15 @@ def watch(lifeline: socket.socket, child: int, isolation: str, baseline: int) ->
 
 def kill(pid: int) -> None:
     """Kill the submission's process: in a pid namespace, everything else in there dies with it."""
-    with contextlib.suppress(ProcessLookupError, PermissionError):
-        os.killpg(pid, signal.SIGKILL)
+    kill_group(pid)
     with contextlib.suppress(ProcessLookupError):
         os.kill(pid, signal.SIGKILL)
+
+
+def kill_group(pid: int) -> None:
+    """Kill what is in a submission's process group."""
+    with contextlib.suppress(ProcessLookupError, PermissionError):
+        os.killpg(pid, signal.SIGKILL)
 
 
 def processes(child: int, isolation: str) -> list[int]:

@@ -153,7 +153,7 @@ def test_another_name_is_reported_with_the_likely_match_and_the_command_that_put
     graded: tuple[Path, Any], environment: dict[str, str], tmp_path: Path
 ) -> None:
     root = tmp_path / "course"
-    shutil.copytree(graded[0], root, ignore=shutil.ignore_patterns("pipe"))
+    shutil.copytree(graded[0], root, ignore=shutil.ignore_patterns("pipe", "link", "hard_link"))
     shutil.rmtree(root / "submitted" / "name with spaces")
     result = load_result(result_path(root, "shapes", "second_download"))
     assert result is not None
@@ -185,7 +185,7 @@ def test_nbgraders_own_command_gives_the_same_marks_where_it_can_read_a_file(
     graded: tuple[Path, Any], environment: dict[str, str], tmp_path: Path
 ) -> None:
     root = tmp_path / "course"
-    shutil.copytree(graded[0], root, ignore=shutil.ignore_patterns("pipe"))
+    shutil.copytree(graded[0], root, ignore=shutil.ignore_patterns("pipe", "link", "hard_link"))
     shutil.rmtree(root / "submitted" / "name with spaces")
     done = run(root, environment, "nbgrader", "autograde", "shapes", "--force")
     after = marks(root)

@@ -11,6 +11,7 @@ import subprocess
 import sys
 import sysconfig
 import textwrap
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -789,6 +790,22 @@ def test_without_walls_notebooks_run_too(bare_sandbox):
     room.end_branches()
     room.close()
     assert not home.exists()
+
+
+def test_without_walls_too_a_loop_in_a_branch_ends_with_its_room(bare_sandbox):
+    room = bare_sandbox.open()
+    branch = room.fork()
+    loop = int(result_of(branch, "import os\nresult = os.getpid()"))
+    with pytest.raises(LimitExceeded):
+        run_cell(branch, "while True: pass", seconds=0.5)
+    room.channel.close()  # the process ends by itself, before anybody asks for its death
+    time.sleep(1)
+    branch.close()
+    room.close()
+    end = time.monotonic() + 30
+    while Path(f"/proc/{loop}").exists() and time.monotonic() < end:
+        time.sleep(0.05)
+    assert not Path(f"/proc/{loop}").exists()
 
 
 def test_what_an_assignment_asks_for_is_imported_before_submissions_are_forked(tmp_path):
