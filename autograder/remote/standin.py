@@ -52,7 +52,8 @@ class StandInTensor(Tensor):
     def __torch_dispatch__(  # type: ignore[override]
         cls, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
-        return _run(func, args, kwargs or {})
+        with torch.inference_mode(False):  # what is made within it can be no view of a tensor that was made outside
+            return _run(func, args, kwargs or {})
 
     # What torch refuses, or answers otherwise, for any class that extends Tensor.
 

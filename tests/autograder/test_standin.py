@@ -53,6 +53,9 @@ RIGHT = [
     "x.masked_fill(x > 1, torch.tensor(-1.0))",
     "x.pow(torch.tensor(2.0))",
     "sum(row * torch.tensor(2.0) for row in x)",
+    # views without gradients, of tensors that came from outside
+    "with torch.no_grad():\n    y = torch.cat([x[:, :1], x[:, 1][:, None]], 1)\ny",
+    "with torch.inference_mode():\n    y = torch.cat([x[:, :1], x[:, 1][:, None]], 1)\ny",
     # numbers out of tensors
     "x * x.max().item()",
     "x * x.sum().tolist()",
