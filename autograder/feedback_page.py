@@ -390,12 +390,34 @@ _TEMPLATE = """\
 """nbgrader's template without its head, which `_page` writes, and without what would show a cell as it is."""
 
 
+def _patience(context: Any) -> _Patience:
+    """What the page that is being made has left."""
+    patience: _Patience = context["resources"].setdefault("patience", _Patience())
+    return patience
+
+
+@pass_context
+def highlight_code(context: Any, source: str, **_: Any) -> str:
+    """Code to HTML; a filter for nbconvert's templates."""
+    return _patience(context).render(_python, source) if len(source) <= MAX_CODE else _as_typed(source)
+
+
+@pass_context
+def markdown2html(context: Any, source: str) -> str:
+    """Markdown, also that of comments, to HTML that holds nothing active; a filter for nbconvert's templates."""
+    if len(source) > MAX_MARKDOWN or source.count("<") > MAX_TAGS:
+        return _as_typed(source)
+    attachments = context.get("cell", {}).get("attachments", {})
+    render = functools.partial(_markdown, attachments=attachments) if attachments else _markdown_alone
+    html = _patience(context).render(render, source)
+    return _written.clean(html) if len(html) <= MAX_RENDERED else _as_typed(source)
+
+
 class FeedbackPage(HTMLExporter):  # type: ignore[misc]
     """nbgrader's feedback template, with sanitised contents, in a page that loads nothing."""
 
     def __init__(self, **kwargs: Any) -> None:
         """Make the exporter; what is said here goes before what nbgrader's configuration says of its own."""
-        self.patience = _Patience()
         templates = Path(nbgrader.__file__).parent / "server_extensions" / "formgrader" / "templates"
         super().__init__(
             template_name="feedback", extra_template_basedirs=[str(templates)], raw_template=_TEMPLATE, **kwargs
@@ -404,25 +426,11 @@ class FeedbackPage(HTMLExporter):  # type: ignore[misc]
     def default_filters(self) -> Iterator[tuple[str, Any]]:
         """nbconvert's filters, those replaced that see what people wrote."""
         yield from super().default_filters()
-        yield "highlight_code", self._highlight_code
-        yield "markdown2html", self.markdown2html
-
-    def _highlight_code(self, source: str, **_: Any) -> str:
-        return self.patience.render(_python, source) if len(source) <= MAX_CODE else _as_typed(source)
-
-    @pass_context
-    def markdown2html(self, context: Any, source: str) -> str:
-        """Markdown, also that of comments, to HTML that holds nothing active."""
-        if len(source) > MAX_MARKDOWN or source.count("<") > MAX_TAGS:
-            return _as_typed(source)
-        attachments = context.get("cell", {}).get("attachments", {})
-        render = functools.partial(_markdown, attachments=attachments) if attachments else _markdown_alone
-        html = self.patience.render(render, source)
-        return _written.clean(html) if len(html) <= MAX_RENDERED else _as_typed(source)
+        yield "highlight_code", highlight_code
+        yield "markdown2html", markdown2html
 
     def from_notebook_node(self, nb: Any, resources: Any = None, **kwargs: Any) -> tuple[str, Any]:
         """The page of a notebook that went through `PutReports`."""
-        self.patience = _Patience()
         self.register_filter("filter_data_type", DataTypeFilter(parent=self))
         # Past HTMLExporter's own, which parses the page once more to add what only JupyterLab's styles use.
         body, resources = TemplateExporter.from_notebook_node(self, nb, self._init_resources(resources), **kwargs)

@@ -9,6 +9,8 @@ import atexit
 import glob
 import io
 import logging
+import mimetypes
+import re
 import shutil
 import warnings
 from collections.abc import Sequence
@@ -89,16 +91,28 @@ class RunChecks(NbGraderPreprocessor):  # type: ignore[misc]
             result = grader.grade_anew(about["student"])
         if result.verdict == Verdict.GRADER_FAULT:
             raise NoMark(f"{about['student']}: {result.reason}")
-        _drop_followed_links(grader.root, about["assignment"], about["student"])
+        _drop_harmful_copies(grader.root, about["assignment"], about["student"])
         write_result(nb.cells, result)
         return nb, resources
 
 
-def _drop_followed_links(root: Path, assignment: str, student: str) -> None:
-    """Delete what nbgrader has copied through symbolic links: files of this machine, which feedback would hand out."""
-    submitted = submission_folder(root, assignment, student)
+def _drop_harmful_copies(root: Path, assignment: str, student: str) -> None:
+    """Delete of what nbgrader has copied beside the notebook what may not stand there.
+
+    What it copied through symbolic links are files of this machine, which feedback would hand out. What a browser takes
+    for a page could run a script: the formgrader serves it from the address where the instructor's Jupyter listens.
+    """
+    submitted, ours = submission_folder(root, assignment, student), root / "source" / assignment
+    copied = root / "autograded" / student / assignment
     for path in unsafe_files(submitted):
-        (root / "autograded" / student / assignment / path.relative_to(submitted)).unlink(missing_ok=True)
+        (copied / path.relative_to(submitted)).unlink(missing_ok=True)
+    for path in [path for path in copied.rglob("*") if path.is_file()]:
+        kind = mimetypes.guess_type(str(path))[0] or ""
+        if _PAGE.search(kind) and not (ours / path.relative_to(copied)).exists():
+            path.unlink()
+
+
+_PAGE = re.compile("html|xml")  # SVG, XHTML and RSS are image/svg+xml, application/xhtml+xml and application/rss+xml
 
 
 _current: tuple[tuple[Path, str, str, bytes], Grader] | None = None

@@ -34,6 +34,12 @@ FEEDBACK_STEPS = [
 ]
 """What nbgrader does with a recorded submission to make feedback of it."""
 
+PAGE_FILTERS = {
+    "highlight_code": "autograder.feedback_page.highlight_code",
+    "markdown2html": "autograder.feedback_page.markdown2html",
+}
+"""How the formgrader shows what students wrote: sanitised, in bounded time, with formulas that need no network."""
+
 
 def configure_from(config_file: str, config: Config) -> None:
     """Configure nbgrader for the course whose folder holds `config_file`; what `nbgrader_config.py` calls.
@@ -77,6 +83,7 @@ def configure(config: Config, root: Path, course: Course | None = None) -> None:
     config.CourseLatePenalties.root = str(root)
     config.GenerateFeedback.preprocessors = list(FEEDBACK_STEPS)
     config.GenerateFeedback.exporter_class = "autograder.feedback_page.FeedbackPage"
+    config.HTMLExporter.filters = dict(PAGE_FILTERS)
     _put_programs_on_path()
 
 

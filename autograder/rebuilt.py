@@ -2,8 +2,13 @@
 
 What a student's file says of itself (metadata, format version, identifiers, attachments) can make nbgrader stop, and
 has nothing to say about marks. So the cells' text is taken over, and everything else comes from the release.
+
+The formgrader shows this notebook to an instructor, on the address where that instructor's Jupyter listens: a script in
+it could do there whatever the instructor can. nbgrader would put HTML from Markdown and raw cells into its page as it
+is, so no text of a student's holds any here.
 """
 
+import re
 from collections.abc import Iterator
 from typing import Any
 
@@ -37,6 +42,7 @@ def _cells(
     canonical = {cell.index: cell for cell in canonical_cells(notebook, released)}
     taken = {cell.cell_id for cell in canonical.values()}
     last = last_of_each(notebook)
+    ours = {cell_text(cell) for cell in released["cells"] if cell["cell_type"] != "code"}
     for index, cell in enumerate(notebook["cells"]):
         if index in canonical:
             name = grade_id(cell)
@@ -48,7 +54,22 @@ def _cells(
         cell_id = f"text-{index + 1}"
         while cell_id in taken:
             cell_id += "-"
-        yield make(cell_text(cell), id=cell_id)
+        text = cell_text(cell)
+        yield make(text if text in ours else harmless_markdown(text), id=cell_id)
+
+
+_TAG = re.compile(r"<(?=[A-Za-z/!?]|\Z)(?!/?(?:b|br|code|em|i|kbd|strong|sub|sup|u) */?>)")
+_PICTURE = re.compile(r"!(?=\[)")
+_LINK = re.compile(r"\](?=[(:])(?!\((?:https?://|mailto:|#))")
+
+
+def harmless_markdown(text: str) -> str:
+    """Markdown that becomes no tag but those of Markdown and the simplest of text, and links to nothing but the web.
+
+    A space takes its meaning from everything else, which so can still be read: before a tag's name, inside a link to a
+    script or into the course's own folders, and before a picture, which could come from anywhere.
+    """
+    return _LINK.sub("] ", _PICTURE.sub("! ", _TAG.sub("< ", text)))
 
 
 def _restore(cells: list[NotebookNode], graded: dict[str, dict[str, Any]]) -> None:

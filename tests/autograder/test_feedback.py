@@ -16,6 +16,8 @@ from typing import Any
 import nbformat
 import pytest
 from conftest import TinyCourse
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from nbconvert.filters.markdown_mistune import IPythonRenderer, MarkdownWithMath
 from nbgrader.api import Gradebook
 from nbgrader.converters import GenerateFeedback
@@ -36,6 +38,7 @@ from autograder.feedback_page import (
     _written,
     task_html,
 )
+from autograder.rebuilt import harmless_markdown
 from autograder.results import SubmissionResult, Verdict, load_result, result_path, save_result
 
 PIXEL = "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mNk+M9QDwADhgGAWjR9awAAAABJRU5ErkJggg=="
@@ -183,6 +186,21 @@ def hostile_notebook(course: TinyCourse) -> dict[str, Any]:
     return notebook
 
 
+def record_as_typed(root: Path, student: str) -> None:
+    """Put the text of Markdown and raw cells as it was typed into what was recorded of a submission.
+
+    Recording makes it harmless (see `autograder.rebuilt`); a page has to hold nothing active by itself.
+    """
+    recorded = root / "autograded" / student / "shapes" / "shapes.ipynb"
+    notebook = json.loads(recorded.read_text())
+    typed = json.loads((root / "submitted" / student / "shapes" / "shapes.ipynb").read_text())
+    for cell, before in zip(notebook["cells"], typed["cells"], strict=True):
+        if cell["cell_type"] != "code":
+            cell["source"] = before["source"]
+    recorded.chmod(0o644)
+    recorded.write_text(json.dumps(notebook))
+
+
 @pytest.fixture(scope="module")
 def graded(
     released_once: TinyCourse, environment: dict[str, str], tmp_path_factory: pytest.TempPathFactory
@@ -201,6 +219,7 @@ def graded(
     hand_in(root, "crashed", solved(course, volume="import os\ndef volume(side, height):\n    os._exit(0)"))
     done = run(root, environment, "course", "grade", "shapes", "--json")
     assert done.returncode == 0, done.stderr
+    record_as_typed(root, "hostile")
     with Gradebook(f"sqlite:///{root / 'gradebook.db'}", "tiny") as gradebook:
         gradebook.find_grade("area_checks", "shapes", "shapes", "half").manual_score = 1.75
         comment = "Nearly: $a^2$, not $a^2 + 1$."
@@ -267,17 +286,52 @@ UNSEEN = {
 """Attacks in which Python's HTML parser sees nothing active even as they are: browsers read some of them otherwise."""
 
 
+def stock_markdown(source: str) -> str:
+    """Markdown as nbconvert shows it."""
+    return str(MarkdownWithMath(renderer=IPythonRenderer(escape=False, exclude_anchor_links=True)).render(source))
+
+
 @pytest.mark.parametrize("name", MARKDOWN_ATTACKS)
 def test_each_attack_in_markdown_ends_at_the_allow_list(made: TinyCourse, name: str) -> None:
     attack = MARKDOWN_ATTACKS[name]
     handed_in = json.loads((made.root / "submitted/hostile/shapes/shapes.ipynb").read_text())
     assert attack in [cell["source"] for cell in handed_in["cells"]]
-    stock = MarkdownWithMath(renderer=IPythonRenderer(escape=False)).render(attack)
+    stock = stock_markdown(attack)
     first = "<style></style>"
     assert bool(active(Page(first + stock))) == (name not in UNSEEN)
     for shown in (_written.clean(_markdown(attack, {})), _whole.clean(stock)):
         assert active(Page(first + shown)) == []
         assert not re.search(r"<[^>]*attack", shown)
+
+
+@pytest.mark.parametrize("name", MARKDOWN_ATTACKS)
+def test_what_is_recorded_of_markdown_is_harmless_wherever_it_is_shown(name: str) -> None:
+    recorded = harmless_markdown(MARKDOWN_ATTACKS[name])
+    shown = stock_markdown(recorded)
+    assert active(Page("<style></style>" + shown)) == []
+    assert not re.search(r"<[^>]*attack", shown)
+
+
+PIECES = [
+    "<", ">", "/", "!", "?", "[", "]", "(", ")", ":", "\"", "'", "`", "~~~", "$", "$$", "\\", "&lt;", "&#60;", "|", "-",
+    "#", "*", "_", "\n", "\n\n", " ", "    ", "\t", "\r", "\0", "= ", "a", "b", "script", "img src=x onerror=attack()",
+    "br", "--", "javascript:f()", "data:text/html,x", "https://a.b", "..%2f", "attachment:x", "mermaid", "begin{a}",
+]  # fmt: skip
+
+
+@settings(max_examples=300, deadline=None)
+@given(st.lists(st.sampled_from(PIECES), max_size=30).map("".join))
+def test_no_text_gets_past_what_is_recorded_of_markdown(text: str) -> None:
+    shown = stock_markdown(harmless_markdown(text))
+    to_do = r'<input class="task-list-item-checkbox" type="checkbox" disabled( checked)?/>'  # Markdown's own
+    assert active(Page("<style></style>" + re.sub(to_do, "", shown))) == []
+
+
+def test_what_is_harmless_in_markdown_stays_as_it_was_typed() -> None:
+    text = "# A\n$a<b$ and $a < b$, **bold** <b>too</b><br/> `x[0]` [paper](https://a.b/c) [down](#a) <3 - [x] $[0,1]$!"
+    assert harmless_markdown(text) == text.replace("<b$", "< b$")
+    assert harmless_markdown("![a](attachment:a.png)") == "! [a] (attachment:a.png)"  # would end nbgrader's own page
+    assert harmless_markdown("<") == "< "  # two raw cells stand side by side in a page
 
 
 def test_students_cannot_pass_for_the_page_itself(made: TinyCourse) -> None:

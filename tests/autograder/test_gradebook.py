@@ -306,7 +306,7 @@ def test_whatever_a_notebook_says_of_itself_it_is_recorded_with_what_it_earned(
     assert marks(course.root) == expected
 
 
-def test_files_behind_links_are_copied_nowhere(
+def test_files_behind_links_and_pages_for_a_browser_are_copied_nowhere(
     handed_in: TinyCourse, environment: dict[str, str], tmp_path: Path
 ) -> None:
     course = copy_of(handed_in, tmp_path)
@@ -315,12 +315,25 @@ def test_files_behind_links_are_copied_nowhere(
     folder = course.root / "submitted/perfect/shapes"
     (folder / "link.txt").symlink_to(secret)
     (folder / "dangling").symlink_to("nowhere")
+    (folder / "more").mkdir()
+    for name in ("page.html", "more/PAGE.XHTML", "more/drawing.svg", "feed.rss", "old.xml", "data.csv", "more/util.py"):
+        (folder / name).write_text("<script>attack()</script>")
+    (course.root / "source/shapes/ours.svg").write_text("<svg/>")
+    kept = {"data.csv", "expect.py", "more", "more/util.py", "ours.svg", "shapes.ipynb"}
+    recorded = course.root / "autograded/perfect/shapes"
+
     done = run(course.root, environment, "course", "grade", "shapes", "--student", "perfect")
     assert done.returncode == 0, done.stderr
     assert "link.txt is not a plain file" in done.stdout
     assert marks(course.root)["perfect"] == (5.0, 5.0)
-    assert not list((course.root / "autograded").rglob("link.txt"))
+    assert names_in(recorded) == kept
     (folder / "dangling").unlink()
     done = run(course.root, environment, "nbgrader", "autograde", "shapes", "--student", "perfect", "--force")
     assert done.returncode == 0, done.stderr
-    assert not list((course.root / "autograded").rglob("link.txt"))
+    assert names_in(recorded) == kept
+
+
+def names_in(folder: Path) -> set[str]:
+    """What lies in a folder of `autograded/`, but for what every one of them has."""
+    found = {path.relative_to(folder).as_posix() for path in folder.rglob("*")}
+    return found - {"README.md", "requirements.txt", "timestamp.txt"}
