@@ -6,12 +6,15 @@ import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from autograder.course import Limits
 from autograder.sandbox.room import Room, Sandbox
+
+if TYPE_CHECKING:
+    from playwright.sync_api import Browser
 
 CONFIG = """\
 from autograder.course import Assignment, Course
@@ -213,3 +216,19 @@ def room(sandbox: Sandbox) -> Iterator[Room]:
     room = sandbox.open()
     yield room
     room.close()
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator["Browser"]:
+    """A headless Chromium: this machine's, else the one that `playwright install chromium` has fetched."""
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as playwright:
+        chromium = playwright.chromium
+        program = shutil.which("chromium") or shutil.which("google-chrome") or chromium.executable_path
+        if not Path(program).exists():
+            missing = "Chromium is not installed: type `apt-get install chromium` or `playwright install chromium`"
+            pytest.fail(missing) if os.environ.get("CI") else pytest.skip(missing)
+        browser = chromium.launch(executable_path=program)
+        yield browser
+        browser.close()

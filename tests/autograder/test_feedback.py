@@ -11,10 +11,11 @@ import time
 from collections.abc import Iterator
 from html.parser import HTMLParser
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import nbformat
 import pytest
+from browsing import visiting
 from conftest import TinyCourse
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -40,6 +41,9 @@ from autograder.feedback_page import (
 )
 from autograder.rebuilt import harmless_markdown
 from autograder.results import SubmissionResult, Verdict, load_result, result_path, save_result
+
+if TYPE_CHECKING:
+    from playwright.sync_api import Browser
 
 PIXEL = "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mNk+M9QDwADhgGAWjR9awAAAABJRU5ErkJggg=="
 DRAWING = '<svg xmlns="http://www.w3.org/2000/svg" onload="attack(20)"><script>attack(21)</script></svg>'
@@ -376,6 +380,23 @@ def test_a_policy_in_the_page_forbids_everything_but_its_own_style(made: TinyCou
     )
     assert "url(" not in style
     assert "@import" not in style
+
+
+def test_in_a_browser_nothing_runs_and_no_request_leaves_the_page(made: TinyCourse, browser: "Browser") -> None:
+    path = made.root / "feedback/hostile/shapes/shapes.html"
+    with visiting(browser, path.as_uri()) as visitor:
+        visitor.open()
+        visitor.click_on_everything("body")
+        assert (visitor.attacks, visitor.asked_for) == ([], [])
+    with visiting(browser) as visitor:
+        visitor.show(re.sub('<meta http-equiv="Content-Security-Policy".*?>', "", path.read_text()))
+        visitor.click_on_everything("body")
+        assert (visitor.attacks, visitor.asked_for) == ([], [])
+    with visiting(browser) as visitor:  # the control, without the one attack that would leave it before the others run
+        visitor.show(re.sub("<meta[^>]*refresh[^>]*>", "", stock_page(made.root, "hostile")))
+        visitor.click_on_everything("body")
+        assert {1, 3, 12} <= set(visitor.attacks)
+        assert len([address for address in visitor.asked_for if "evil.example" in address]) > 3
 
 
 # What students may know
