@@ -6,7 +6,7 @@ import re
 import shutil
 import subprocess
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -142,11 +142,16 @@ def by_button(visitor: Visitor, course: TinyCourse) -> dict[str, Any]:
     recorded = automatic(course.root)
     page = open_submission(visitor, course.root, "half")
     for place, typed in TYPED.items():
-        with page.expect_response(lambda answer: answer.request.method == "PUT") as saved:
-            page.locator(place).fill(typed)
-            page.locator(place).blur()
-        assert saved.value.ok
+        page.locator(place).fill(typed)
+        saving(page, page.locator(place).blur)
     return recorded
+
+
+def saving(page: Page, act: Callable[[], None]) -> None:
+    """Do what makes the page save something, and wait until it has."""
+    with page.expect_response(lambda answer: answer.request.method == "PUT") as saved:
+        act()
+    assert saved.value.ok
 
 
 @pytest.fixture(scope="module")
@@ -215,6 +220,9 @@ def test_what_was_typed_survives_both_ways_of_grading_again(visitor: Visitor, co
     assert (held(), shown()) == (expected, TYPED)
     assert autograde(visitor, "half") == "2.25 / 5"
     assert (held(), shown()) == (expected, TYPED)
+    resolve = visitor.page.get_by_role("button", name="Resolve").first
+    saving(visitor.page, resolve.click)
+    assert (held(), shown(), resolve.is_visible()) == (expected, TYPED, False)
     page = open_formgrader(visitor, "manage_submissions/shapes")
     students, scores = (page.locator(f"td.{kind}").all_inner_texts() for kind in ("student-id", "score"))
     assert dict(zip(students, scores, strict=True)) == {"half": "2.25 / 5", "hostile": "1.33 / 5", "perfect": "5 / 5"}
@@ -236,6 +244,11 @@ def test_no_page_holds_anything_of_the_hidden_checks(visitor: Visitor, course: T
     secrets = {line for line in lines if len(line) > 12 and not line.startswith('"""')}
     assert len(secrets) > 20
     assert [secret for secret in secrets if secret in everything] == []
+
+
+def test_formulas_are_shown_without_a_network(visitor: Visitor, course: TinyCourse) -> None:
+    assert open_submission(visitor, course.root, "perfect").locator("math msup").text_content() == "a2"
+    assert [address for address in visitor.asked_for if address.startswith(MATHJAX)]
 
 
 def test_nothing_of_a_hostile_submission_runs_in_the_formgrader(visitor: Visitor, course: TinyCourse) -> None:
