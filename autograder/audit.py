@@ -36,6 +36,9 @@ if TYPE_CHECKING:
     from autograder.mutants import Mutant
 
 SEEDS = 50
+"""With how many the reference and every other right answer must earn everything."""
+MISTAKE_SEEDS = 5
+"""With how many a mistake must be caught: there are many mistakes, and hardly one of them draws a random number."""
 MIN_SCORE = 0.95
 """Share of counted mutants that the checks of every task must notice."""
 MAX_EQUIVALENT = 0.1
@@ -335,7 +338,7 @@ def audit(
         root: The course folder.
         assignment: Name of the assignment.
         jobs: Processes that judge side by side; None means one per core.
-        seeds: With how many seeds the reference and every variant must get the same verdict; None means fifty.
+        seeds: With how many the reference and every alternative must earn everything; None means fifty.
         tell: Is called after each job.
 
     Raises:
@@ -454,7 +457,12 @@ def audit(
             add(Job({mutant.task: mutant.source}, (mutant.task,), until_caught=True), mutant_once(mutant))
         run()
         for variant, passes in judged:
-            again = Job({variant.task: variant.source}, (variant.task,), others, until_caught=not passes)
+            again = Job(
+                {variant.task: variant.source},
+                (variant.task,),
+                others if variant.kind == "alternative" else others[: MISTAKE_SEEDS - 1],
+                until_caught=not passes,
+            )
             add(again, seeds_agree(variant.name, passes))
         for mutant in survivors:
             add(Job({mutant.task: mutant.source}, (mutant.task,), prove=True), proof(mutant))

@@ -8,6 +8,7 @@ notice is a wrong answer that would earn full marks.
 import ast
 import difflib
 import hashlib
+import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
@@ -51,14 +52,13 @@ def mutants_of(task: str, source: str) -> list[Mutant]:
     wrapper = MetadataWrapper(cst.parse_module(source))
     visitor = _Visitor([*_MUTMUT, *_OURS])
     wrapper.visit(visitor)
-    seen = {ast.dump(ast.parse(source))}
+    seen = {_meaning(source)}
     mutants = []
     for line, node, replacement in sorted(visitor.found, key=lambda found: found[0]):
         changed = wrapper.module.deep_replace(node, replacement)
         assert isinstance(changed, cst.Module)
         try:
-            meaning = ast.dump(ast.parse(changed.code))
-            compile(changed.code, "<mutant>", "exec", dont_inherit=True)
+            meaning = _meaning(changed.code)
         except SyntaxError:
             continue
         if meaning not in seen:
@@ -66,6 +66,17 @@ def mutants_of(task: str, source: str) -> list[Mutant]:
             digest = hashlib.sha256(f"{task}\n{meaning}".encode()).hexdigest()[:8]
             mutants.append(Mutant(task, digest, line, changed.code, _diff(source, changed.code)))
     return mutants
+
+
+def _meaning(source: str) -> str:
+    """A cell in Python's own spelling: two that are spelled alike do the same.
+
+    Raises:
+        SyntaxError: It is not Python.
+    """
+    with warnings.catch_warnings(action="ignore", category=SyntaxWarning):
+        compile(source, "<mutant>", "exec", dont_inherit=True)
+        return ast.unparse(ast.parse(source))
 
 
 def _diff(before: str, after: str) -> str:
