@@ -123,6 +123,8 @@ def _vary(chance: random.Random, torch_chance: torch.Generator, value: Any) -> A
         return chance.choice([value * chance.lognormvariate(0.0, 0.5), -value, 0.0])
     if not isinstance(value, torch.Tensor) or not value.numel():
         return value
+    if value.device.type != "cpu":
+        return _vary(chance, torch_chance, value.cpu()).to(value.device)
     if value.is_floating_point() and choice < 4:
         noise = torch.randn(value.shape, generator=torch_chance, dtype=torch.float64)
         return [value * noise.exp().to(value.dtype), value * noise.to(value.dtype), value * (noise > 0)][choice - 1]

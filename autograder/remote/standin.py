@@ -257,6 +257,12 @@ class Generator(torch.Generator):
         """The stand-in device."""
         return DEVICE
 
+    def clone_state(self) -> "Generator":
+        """Another generator in the same state."""
+        clone = Generator()
+        clone.set_state(self.get_state())
+        return clone
+
 
 def make_generator(device: Any = _CPU) -> torch.Generator:
     """What `torch.Generator(device)` makes where there is a stand-in."""

@@ -21,6 +21,7 @@ from autograder.checks import (
     fetch,
     probe,
 )
+from autograder.equivalence import ROUNDS, compare
 from autograder.remote import standin, wire
 from autograder.remote.client import Student, loopback
 
@@ -534,6 +535,16 @@ def test_the_arguments_of_a_check_are_copied(elsewhere):
     mine = X.to(elsewhere)
     student_of("def f(x): x.zero_()").f(mine)
     assert torch.equal(mine.cpu(), X)
+
+
+def test_two_versions_are_compared_there_too(elsewhere):
+    names = {"torch": torch}
+    exec("def f(x, g): return x + torch.rand(x.shape, generator=g, device=x.device)", names)
+    generator = torch.Generator(device=elsewhere).manual_seed(4)
+    question = ("call", {"object": None, "path": ["f"], "args": [X.to(elsewhere), generator], "kwargs": {}})
+    other = {"f": lambda x, g: names["f"](x, g) * (1 + 1e-6)}
+    assert compare(names, names, [[question]]) == (ROUNDS + 1, "")
+    assert compare(names, other, [[question]]) == (0, "call.f")
 
 
 def test_without_it_nothing_is_different():
