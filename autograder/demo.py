@@ -400,7 +400,7 @@ def _table(graded: Sequence[_Graded]) -> str:
     for one in graded:
         checks = [(task.name, check) for task in one.result.tasks for check in task.checks]
         failed = [f"{task}: {check.cause or check.title}" for task, check in checks if not check.passed]
-        first = textwrap.shorten(one.result.reason or next(iter(failed), ""), 64, placeholder=" ...")
+        first = textwrap.shorten(one.result.reason or next(iter(failed), ""), 110, placeholder=" ...")
         mark = f"{one.mark.score:g} of {one.mark.max_score:g}"
         passed = f"{len(checks) - len(failed)} of {len(checks)}"
         rows.append((one.student.name, one.student.about, mark, passed, first))

@@ -103,16 +103,20 @@ class TestLogSumExp:
     @check(hint="Which part of the sum can be taken out of it before the exponential?", weight=2)
     def test_exponentials_that_no_float_holds(self, student: Student, device: torch.device) -> None:
         """Very large and very small logarithms have finite sums."""
-        # without a shift: inf and -inf; with one shift for the whole table the second row is -inf
-        x = torch.tensor([[1000.0, 1001.0], [-1000.0, -1001.0]], dtype=torch.float64)
+        # without a shift: inf and -inf; with one shift for the whole table the second row is -inf; with the least part as
+        # the shift the third is inf
+        x = torch.tensor([[1000.0, 1001.0], [-1000.0, -1001.0], [1000.0, -1000.0]], dtype=torch.float64)
         one = math.log1p(math.exp(-1))
-        assert_close(student.log_sum_exp(x.to(device)), torch.tensor([1001 + one, -1000 + one], dtype=torch.float64))
+        expected = torch.tensor([1001 + one, -1000 + one, 1000], dtype=torch.float64)
+        assert_close(student.log_sum_exp(x.to(device)), expected)
 
     @check(hint="One sum for each row: the parts lie along the last axis.", weight=2)
     def test_two_axes_in_front(self, student: Student, device: torch.device) -> None:
         """Two axes in front of the parts are kept."""
         parts = torch.arange(1.0, 31.0, dtype=torch.float64).reshape(2, 3, 5)
         assert_close(student.log_sum_exp(parts.log().to(device)), parts.sum(-1).log())
+        one_wide = parts[:, :1]
+        assert_close(student.log_sum_exp(one_wide.log().to(device)), one_wide.sum(-1).log())
 
     @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
     def test_dtype(self, student: Student, device: torch.device, dtype: torch.dtype) -> None:

@@ -19,7 +19,14 @@ from autograder import submission as handed_in
 from autograder.course import Assignment, Course, CourseError
 from autograder.grading import Grader, check_student_id
 from autograder.results import SubmissionResult, Verdict, load_result, result_path
-from autograder.submission import CHECKS_SUFFIX, SubmissionFault, read_submission, students_of, submission_folder
+from autograder.submission import (
+    CHECKS_SUFFIX,
+    SubmissionFault,
+    read_submission,
+    strange_folders,
+    students_of,
+    submission_folder,
+)
 
 _BUSY_SECONDS = 5.0
 _TIMESTAMP_BYTES = 1000
@@ -127,7 +134,7 @@ def assignment_status(root: Path, course: Course, assignment: Assignment) -> Ass
     except OSError as error:
         problem = f"{assignment.name} cannot be graded: {error.strerror}: {error.filename}"
     recorded = read_recorded(root, course, assignment.name)
-    submitted = students_of(root, assignment.name)
+    submitted = sorted([*students_of(root, assignment.name), *strange_folders(root, assignment.name)])
     results = {path.stem for path in (root / "results" / assignment.name).glob("*.json") if load_result(path)}
     students = tuple(
         _student_status(root, assignment, student, grader, recorded.get(student, RecordedPoints()))

@@ -133,8 +133,8 @@ def _wrapped(value: Any, there: dict[int, StandInTensor]) -> Any:
     """A result on the stand-in device; what an operation has written into is the tensor that it was."""
     if isinstance(value, Tensor):
         wrapper = there.get(id(value))
-        if wrapper is None:
-            return StandInTensor(value)
+        if wrapper is None:  # below this dispatch no operation looks at the bits that conjugate and negate
+            return StandInTensor(value.resolve_conj().resolve_neg())
         if wrapper.shape != value.shape or wrapper.stride() != value.stride():
             _set_data(wrapper, StandInTensor(value))  # `unsqueeze_` and its kind
         return wrapper

@@ -119,7 +119,8 @@ class Encoder:
             return self.other(value, depth)
         # Views of one storage, conjugated, negated and non-contiguous tensors are right answers too.
         plain = value.detach().cpu().resolve_conj().resolve_neg().contiguous().clone()
-        self.append(plain.reshape(-1).view(torch.uint8).numpy().tobytes())
+        # An empty tensor, such as numpy makes it, may have strides of zero, which `view` refuses.
+        self.append(plain.reshape(-1).view(torch.uint8).numpy().tobytes() if plain.numel() else b"")
         return {
             "t": "tensor",
             "dtype": DTYPE_NAMES[value.dtype],

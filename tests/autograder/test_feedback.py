@@ -650,9 +650,9 @@ def test_what_the_exchange_needs_lies_beside_the_page_and_nothing_else(made: Tin
     [
         ((), 2, "Missing argument"),
         (("shapes", "--jobs", "0"), 2, "--jobs"),
-        (("shape",), 1, "shapes"),
-        (("shapes", "--student", "../half"), 1, "identifier"),
-        (("shapes", "--student", "nobody"), 1, "Nothing of this is graded: run `course grade shapes` first."),
+        (("shape",), 2, "shapes"),
+        (("shapes", "--student", "../half"), 2, "identifier"),
+        (("shapes", "--student", "nobody"), 2, "nobody has handed in no shapes"),
         (("--help",), 0, "course feedback information_theory --student ada"),
     ],
 )

@@ -195,12 +195,12 @@ def test_show_tells_the_instructor_everything_and_grade_does_not(
 @pytest.mark.parametrize(
     ("arguments", "code", "says"),
     [
-        (("grade", "shapes", "--student", "nobody"), 0, "nothing was handed in"),
-        (("grade", "shape"), 1, "shapes"),
+        (("grade", "shapes", "--student", "nobody"), 2, "nobody has handed in no shapes"),
+        (("grade", "shape"), 2, "shapes"),
         (("grade",), 2, "Missing argument"),
         (("show", "shapes", "ghost"), 1, "has not been graded"),
         (("show", "shapes", "half", "circle"), 1, "area, volume"),
-        (("grade", "shapes", "--student", "../half"), 1, "identifier"),
+        (("grade", "shapes", "--student", "../half"), 2, "identifier"),
     ],
 )
 def test_commands_say_what_is_wrong_and_exit_accordingly(

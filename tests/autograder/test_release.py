@@ -289,7 +289,7 @@ def test_expected_failures_are_a_message_and_other_mistakes_are_usage_errors(tin
     runner = CliRunner()
     unknown = runner.invoke(main, ["lint", "shape"])
     assert (unknown.exit_code, unknown.output) == (
-        1,
+        2,
         "Error: There is no assignment 'shape' in course_config.py; did you mean shapes?\n",
     )
     assert runner.invoke(main, ["lint", "--fast"]).exit_code == 2

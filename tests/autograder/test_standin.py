@@ -57,6 +57,9 @@ RIGHT = [
     # views without gradients, of tensors that came from outside
     "with torch.no_grad():\n    y = torch.cat([x[:, :1], x[:, 1][:, None]], 1)\ny",
     "with torch.inference_mode():\n    y = torch.cat([x[:, :1], x[:, 1][:, None]], 1)\ny",
+    # complex numbers, whose conjugation torch puts off
+    "(torch.fft.rfft(x) * torch.fft.rfft(x).conj()).real",
+    "torch.polar(x, x).conj().imag.exp()",
     # numbers out of tensors
     "x * x.max().item()",
     "x * x.sum().tolist()",

@@ -116,8 +116,9 @@ BASE = torch.arange(12, dtype=torch.float64).reshape(3, 4)
         BASE.clone().requires_grad_(),
         torch.nn.Parameter(BASE.clone()),
         BASE.clone().requires_grad_().square(),
+        torch.empty_strided((0,), (0,)),
     ],
-    ids=["transposed", "strided", "expanded", "conjugated", "negated", "leaf", "parameter", "with a graph"],
+    ids=["transposed", "strided", "expanded", "conjugated", "negated", "leaf", "parameter", "with a graph", "empty"],
 )
 def test_any_view_of_a_tensor_crosses_as_its_numbers(value):
     got = crossed(value)
