@@ -103,8 +103,8 @@ class TestLogSumExp:
     @check(hint="Which part of the sum can be taken out of it before the exponential?", weight=2)
     def test_exponentials_that_no_float_holds(self, student: Student, device: torch.device) -> None:
         """Very large and very small logarithms have finite sums."""
-        # without a shift: inf and -inf; with one shift for the whole table the second row is -inf; with the least part as
-        # the shift the third is inf
+        # without a shift: inf and -inf; with one shift for the whole table the second row is -inf; with the least part
+        # as the shift the third is inf
         x = torch.tensor([[1000.0, 1001.0], [-1000.0, -1001.0], [1000.0, -1000.0]], dtype=torch.float64)
         one = math.log1p(math.exp(-1))
         expected = torch.tensor([1001 + one, -1000 + one, 1000], dtype=torch.float64)
