@@ -361,8 +361,8 @@ def students_of(root: Path, assignment: str) -> list[str]:
 
 
 def strange_folders(root: Path, assignment: str) -> list[str]:
-    """Names in `submitted/` that hold a submission but cannot be a student's identifier, as plain text."""
-    return [plain_text(name) for name in _folders(root, assignment) if not is_student_id(name)]
+    """Names in `submitted/` that hold a submission but cannot be a student's identifier; not fit to be printed."""
+    return [name for name in _folders(root, assignment) if not is_student_id(name)]
 
 
 def _folders(root: Path, assignment: str) -> list[str]:

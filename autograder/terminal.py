@@ -17,6 +17,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from autograder.classroom import Marked, Recorder, grade_all, only_grader
 from autograder.course import Course, CourseError
 from autograder.grading import Grader
+from autograder.outputs import plain_text
 from autograder.report import mark_line, submission_report
 from autograder.results import Verdict
 from autograder.submission import misplaced, strange_folders
@@ -76,7 +77,7 @@ def grade_and_print(
     without = sorted(one.result.student for one in marked if one.failure)
     lines = [f"{len(without)} of {len(marked)} submissions have no mark: {', '.join(without)}"] if without else []
     lines += [
-        f"submitted/{name} was left out: its name cannot be a student's identifier (letters, digits and . _ @ + -)."
+        f"submitted/{plain_text(name)} was left out: it cannot be a student's identifier (letters, digits and . _ @ + -)."
         for name in (strange_folders(root, assignment) if style != "report" else [])
     ]
     if lines:

@@ -253,7 +253,7 @@ def test_the_command_prints_a_table_and_for_one_assignment_each_student(
     assert re.split("  +", lines[6]) == ["cleo", "graded", "5 of 5", "4", "late by 1 d 12 h; late penalty 1"]
     assert lines[8].startswith("e?[2Jvil")
     wrong = CliRunner().invoke(main, ["status", "shape"])
-    assert wrong.exit_code == 1 and "There is no assignment 'shape'" in wrong.output
+    assert wrong.exit_code == 2 and "There is no assignment 'shape'" in wrong.output
 
 
 def test_the_command_prints_json(graded: TinyCourse, monkeypatch: pytest.MonkeyPatch) -> None:
