@@ -77,7 +77,7 @@ def grade_and_print(
     without = sorted(one.result.student for one in marked if one.failure)
     lines = [f"{len(without)} of {len(marked)} submissions have no mark: {', '.join(without)}"] if without else []
     lines += [
-        f"submitted/{plain_text(name)} was left out: it cannot be a student's identifier (letters, digits and . _ @ + -)."
+        f"submitted/{plain_text(name)} was left out: it is no student's identifier (letters, digits and . _ @ + -)."
         for name in (strange_folders(root, assignment) if style != "report" else [])
     ]
     if lines:
