@@ -29,6 +29,7 @@ from typing import TYPE_CHECKING, Literal
 from autograder.audit_worker import ANSWER, Answer, Job, read_answer
 from autograder.authoring import read_script, released_notebook
 from autograder.course import CourseError
+from autograder.mutants import plain
 from autograder.variants import Variant, load_variants
 from autograder.worker import CHECKS_ENVIRONMENT
 
@@ -161,15 +162,19 @@ def variants_path(root: Path, assignment: str) -> Path:
 
 
 def measured_digest(root: Path, assignment: str) -> str:
-    """Hash of what an audit measures: solution, checks, variants, equivalents, and what makes mutants and compares."""
+    """Hash of what an audit measures: solution, checks, variants, equivalents, and what makes mutants and compares.
+
+    Of the solution the code counts that checks can reach: to put a sentence right leaves the audit valid.
+    """
+    script = read_script(root / "solutions" / f"{assignment}.py")
+    code = [cell.source for cell in script.cells if cell.kind == "code" and not (cell.demo or cell.checks)]
     files = [
-        root / "solutions" / f"{assignment}.py",
         root / "tests" / "checks" / f"test_{assignment}.py",
         variants_path(root, assignment),
         equivalents_path(root, assignment),
         *(Path(__file__).with_name(f"{name}.py") for name in ("audit", "audit_worker", "checks", "mutants")),
     ]
-    contents = [hashlib.sha256(file.read_bytes()).hexdigest() if file.exists() else "" for file in files]
+    contents = [plain(source) for source in code] + [file.read_text() if file.exists() else "" for file in files]
     return hashlib.sha256(json.dumps(contents).encode()).hexdigest()[:16]
 
 

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 ANSWER = "answer: "
 MIN_SECONDS = 4.0
-"""CPU seconds that a job may take, and besides for each seed twenty times what the reference takes."""
+"""CPU seconds that a job may take for each seed, and besides twenty times what the reference takes."""
 WALL_FACTOR = 10
 MEMORY = 8 * 2**30
 
@@ -126,7 +126,7 @@ class _Judge:
         """Do one job in a child."""
         tasks = set(job.tasks) or {check.task.name for check in self.checks}
         once = sum(self.seconds.get(task, 0.0) for task in tasks)
-        seconds = MIN_SECONDS + 20 * once * (10 if job.prove else len(job.seeds))
+        seconds = (MIN_SECONDS + 20 * once) * (10 if job.prove else len(job.seeds))
         answer, ended = in_child(functools.partial(self._work, job, tasks), seconds)
         return read_answer(json.dumps({"runs": [], "ended": ended, **answer}))
 

@@ -52,31 +52,35 @@ def mutants_of(task: str, source: str) -> list[Mutant]:
     wrapper = MetadataWrapper(cst.parse_module(source))
     visitor = _Visitor([*_MUTMUT, *_OURS])
     wrapper.visit(visitor)
-    seen = {_meaning(source)}
+    seen = {plain(source)}
     mutants = []
     for line, node, replacement in sorted(visitor.found, key=lambda found: found[0]):
         changed = wrapper.module.deep_replace(node, replacement)
         assert isinstance(changed, cst.Module)
         try:
-            meaning = _meaning(changed.code)
+            spelling = plain(changed.code)
         except SyntaxError:
             continue
-        if meaning not in seen:
-            seen.add(meaning)
-            digest = hashlib.sha256(f"{task}\n{meaning}".encode()).hexdigest()[:8]
+        if spelling not in seen:
+            seen.add(spelling)
+            digest = hashlib.sha256(f"{task}\n{spelling}".encode()).hexdigest()[:8]
             mutants.append(Mutant(task, digest, line, changed.code, _diff(source, changed.code)))
     return mutants
 
 
-def _meaning(source: str) -> str:
-    """A cell in Python's own spelling: two that are spelled alike do the same.
+def plain(source: str) -> str:
+    """Code in Python's own spelling, without comments and docstrings: two that are spelled alike do the same.
 
     Raises:
         SyntaxError: It is not Python.
     """
     with warnings.catch_warnings(action="ignore", category=SyntaxWarning):
-        compile(source, "<mutant>", "exec", dont_inherit=True)
-        return ast.unparse(ast.parse(source))
+        compile(source, "<code>", "exec", dont_inherit=True)
+        tree = ast.parse(source)
+    for node in ast.walk(tree):
+        if isinstance(node, ast.FunctionDef | ast.ClassDef | ast.Module) and ast.get_docstring(node, clean=False):
+            node.body[:1] = [] if len(node.body) > 1 else [ast.Pass()]
+    return ast.unparse(tree)
 
 
 def _diff(before: str, after: str) -> str:

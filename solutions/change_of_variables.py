@@ -195,8 +195,9 @@ plt.show()
 # 2.1.9), which at $y = 1$ is $0.241971$. A single branch gives half of it, $0.120985$. Doubling a single branch repairs
 # this example and no other: it only works where $p_X$ is symmetric.
 #
-# Densities are added here, and what you have are logarithms. `torch.logaddexp` adds without leaving them. And mind the
-# negative numbers: they have no root, and a distribution of torch that is asked about NaN raises an error.
+# Densities are added here, and what you have are logarithms. `torch.logaddexp` and `torch.logsumexp` add without
+# leaving them. And mind the negative numbers: they have no root, and a distribution of torch that is asked about NaN
+# raises an error.
 #
 # **Task 2 · `square_log_prob` · 2 points · 15 minutes**
 
@@ -217,7 +218,7 @@ def square_log_prob(base_log_prob: Callable[[Tensor], Tensor], y: Tensor) -> Ten
     """
     ### BEGIN SOLUTION
     root = y.abs().sqrt()
-    log_density = torch.logaddexp(base_log_prob(root), base_log_prob(-root)) - torch.log(2 * root)
+    log_density = base_log_prob(torch.stack([root, -root])).logsumexp(0) - torch.log(2 * root)
     return torch.where(y < 0, -math.inf, log_density)
     ### END SOLUTION
 
@@ -320,7 +321,7 @@ def jacobian(f: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
     """
     ### BEGIN SOLUTION
     points = x if x.requires_grad else x.detach().requires_grad_()
-    outputs = f(points).unbind(-1)
+    outputs = f(points).unbind(1)
     rows = [torch.autograd.grad(output.sum(), points, create_graph=True)[0] for output in outputs]
     return torch.stack(rows, dim=1)
     ### END SOLUTION

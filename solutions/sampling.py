@@ -499,7 +499,7 @@ def rejection_sample(
         u = torch.empty_like(log_ratio).uniform_(generator=generator)
         accept = u.log() < log_ratio
         kept.append(points[accept])
-        passed += int(accept.sum())
+        passed += len(kept[-1])
         judged += n
         if passed >= n:
             return torch.cat(kept)[:n], passed / judged
