@@ -4,7 +4,7 @@
 # A generative model is a distribution from which one can *draw*. Writing a density down is often the easy half. How
 # does a computer, which at heart knows only how to produce numbers spread evenly between 0 and 1, draw from it?
 #
-# There are four answers here, and each later one asks for less:
+# There are four answers here. The first three ask for less and less, and the fourth makes the third faster:
 #
 # - **transform** uniform numbers, if the distribution function can be inverted, or the geometry is simple;
 # - **reject** some draws of another distribution, if a multiple of its density lies above the wanted one;
@@ -14,9 +14,9 @@
 # What is given up on the way is independence: the draws of a walk resemble their predecessors. The last task measures
 # how much a thousand of them are worth.
 #
-# You will meet all four again. A variational autoencoder and a flow transform noise, and gradients pass through the
+# You will meet them again. A variational autoencoder and a flow transform noise, and gradients pass through the
 # transformation; diffusion models and energy-based models walk; a language model that drafts with a small network and
-# checks with a large one rejects.
+# checks with a large one rejects some of its drafts, and repairs what that does to the distribution.
 #
 # **Conventions.** They hold in all six tasks.
 #
@@ -33,15 +33,20 @@
 # - Any function of `torch` may be used, `torch.distributions` included, but it has no place for a generator.
 #
 # Two books stand behind much of this: L. Devroye, *Non-Uniform Random Variate Generation*, Springer 1986, and
-# C. P. Robert and G. Casella, *Monte Carlo Statistical Methods*, 2nd edition, Springer 2004.
+# C. P. Robert and G. Casella, *Monte Carlo Statistical Methods*, 2nd edition, Springer 2004. The papers named below are
+# J. von Neumann, *Various techniques used in connection with random digits*, NBS Applied Mathematics Series 12, 1951;
+# N. Metropolis and others, *Equation of state calculations by fast computing machines*, J. Chem. Phys. 21, 1953;
+# W. K. Hastings, *Monte Carlo sampling methods using Markov chains and their applications*, Biometrika 57, 1970;
+# C. J. Geyer, *Practical Markov chain Monte Carlo*, Statistical Science 7, 1992; A. Gelman, G. O. Roberts and
+# W. R. Gilks, *Efficient Metropolis jumping rules*, Bayesian Statistics 5, 1996.
 #
 # **How to work.** The tasks take about 3 hours and 30 minutes together. Each has a cell for your answer, a cell of
 # checks that you see, and a demo that draws what your function finds. The points of a task are shared out among further
 # checks, which you do not see. What is random can only be checked statistically: the tolerances are set so wide that a
 # right answer practically never misses them (by chance less than once in a hundred million runs), and the wrong ones
-# that we know of do. Checks and demos raise an error until their task is solved, and some demos use earlier tasks too,
-# so run the cells one at a time and *Run All* at the end. A notebook with unsolved tasks can be handed in: it is graded
-# task by task. Keep `expect.py` beside the notebook.
+# that we know of do. Checks and demos raise an error until their task is solved, and some use earlier tasks and cells
+# too, so run the cells one at a time and *Run All* at the end. A notebook with unsolved tasks can be handed in: it is
+# graded task by task. Keep `expect.py` beside the notebook.
 
 # %%
 import math
@@ -57,8 +62,8 @@ from expect import expect_close
 # %% [markdown]
 # ## 1 · Bend the uniform distribution
 #
-# Let $F(x) = P(X \le x)$ be the distribution function you want, and suppose it rises without flat pieces. Choose a
-# height $u$ uniformly between 0 and 1, go across until you hit the graph of $F$, and drop down to
+# Let $F(x) = P(X \le x)$ be the distribution function you want, and suppose it rises wherever it is strictly between 0
+# and 1. Choose a height $u$ uniformly between 0 and 1, go across until you hit the graph of $F$, and drop down to
 # $x = F^{-1}(u)$. Where $F$ is steep, many heights lead to nearly the same place, and $F$ is steep where the density
 # is large. In one line:
 #
@@ -69,9 +74,9 @@ from expect import expect_close
 #
 # For $\mathrm{Exp}(\lambda)$ the distribution function is $F(x) = 1 - e^{-\lambda x}$; the inverse is yours to find.
 # Two cautions. First, many texts draw $-\ln(u)/\lambda$. As a *sampler* that is right, because $1 - U$ is uniform as
-# well, but it is not $F^{-1}$: it falls where $F^{-1}$ rises, and the median aside it sends every $u$ to the wrong
+# well, but it is not $F^{-1}$: it falls where $F^{-1}$ rises, and except at the median it sends every $u$ to the wrong
 # quantile. Second, for small $u$ the difference $1 - u$ keeps few digits of $u$. In float32, $1 - 10^{-9}$ *is* 1, and
-# the smallest delays of your simulation all become zero. `torch` has a function for such a logarithm.
+# the quantile of $10^{-9}$ comes out as zero. `torch` has a function for such a logarithm.
 #
 # **Task 1 · `exponential_icdf` and `inverse_transform_sample` · 3 points · 25 minutes**
 
@@ -106,7 +111,7 @@ def inverse_transform_sample(
     """Independent draws by inverse transform sampling.
 
     Args:
-        icdf: Maps a float64 tensor of numbers from 0 (included) to 1 (excluded) to points, one by one.
+        icdf: Maps a float64 tensor of any shape, numbers from 0 (included) to 1 (excluded), to points, each by itself.
         shape: Shape of the result; () asks for a single draw.
         generator: Source of randomness.
 
@@ -189,10 +194,11 @@ plt.show()
 #   cuts the gradient.
 # - **Honesty about arguments.** `arg_constraints` says what the parameters must obey, `support` which points are
 #   possible. With `validate_args=True` (the default) the base class checks the parameters when `super().__init__` is
-#   called, so they must be in place by then, and `log_prob` checks its points by `self._validate_sample(value)` and
-#   raises a `ValueError`. With `validate_args=False` nothing is checked, and an impossible point has the log density
-#   $-\infty$. The object remembers the choice as `self._validate_args`.
-#   (torch's own classes often write `arg_constraints` as a class attribute; either way will do.)
+#   called, so they must be in place by then, and `log_prob` checks its points by `self._validate_sample(value)`, which
+#   asks `self.support` and raises a `ValueError`. The base class also wants to know the shapes:
+#   `super().__init__(batch_shape, event_shape, validate_args=validate_args)`. With `validate_args=False` nothing is
+#   checked, and an impossible point has the log density $-\infty$. The object remembers the choice as
+#   `self._validate_args`. (torch's own classes often write `arg_constraints` as a class attribute; either way will do.)
 # - **Expanding.** `expand(shape)` gives the same disks for a larger batch, without copying a number.
 #
 # Randomness comes from torch's default generator, as everywhere in `torch.distributions`: `torch.manual_seed` repeats
@@ -216,7 +222,7 @@ class Disk(constraints.Constraint):
         self.center, self.radius = center, radius
 
     def check(self, value: Tensor) -> Tensor:
-        """Which points lie in their disk.
+        """Which points lie in their disk. The comparison is exact: rounding is not made up for.
 
         Args:
             value: Points, shape (..., 2), whose leading axes broadcast against those of the disks.
@@ -361,6 +367,12 @@ expect_close(
     "The mean distance from the centre is 2R/3, not R/2.",
     atol=0.12,
 )
+# Six standard deviations of a mean over 4000 darts, R/2 in each coordinate: 0.24 for the largest board.
+expect_close(darts.mean(0), [[1.0, -2.0]] * 3, "The darts lie around their centre, on all sides of it.", atol=0.24)
+expect_close(boards.mean, [[1.0, -2.0]] * 3, "The mean of a disk is its centre.")
+expect_close(boards.variance[:, 0], [0.0625, 1.0, 6.25], "A coordinate has the variance R^2/4.")
+expect_close(boards.entropy(), [-0.2416, 2.5310, 4.3636], "The entropy is the logarithm of the area.")
+expect_close(list(boards.expand((7, 3)).sample((2,)).shape), [2, 7, 3, 2], "Seven times three disks, two darts each.")
 unchecked = UniformDisk(torch.zeros(2), torch.tensor(2.0), validate_args=False)
 expect_close(
     unchecked.log_prob(torch.tensor([[2.0, 0.0], [1.5, 1.5]])),
@@ -454,7 +466,8 @@ plt.show()
 #
 # The acceptance rate is what you learn about $M$ and $Z$, so it should be honest: the number of proposals that were
 # kept over the number of proposals that were *judged*. If you draw proposals by the thousand and need only ten more
-# points, count either the whole block, with all that passed in it, or stop counting at the tenth.
+# points, count either the whole block, with all that passed in it, or stop counting at the tenth. And do draw them by
+# the thousand: the demo judges a million proposals.
 #
 # **Task 3 · `rejection_sample` · 4 points · 40 minutes**
 
@@ -471,10 +484,12 @@ def rejection_sample(
     """Draw n independent points from a density by rejection sampling.
 
     Args:
-        log_target: Maps k points to the logarithms of the wanted density there, shape (k,); unnormalised.
+        log_target: Maps k points to the logarithms of the wanted density there, shape (k,); unnormalised. They are
+            right to 1e-5, but for the constant.
         sample_proposal: `sample_proposal(k, generator)` draws k independent points from the proposal, shape (k,) or
             (k, ...) where a point has axes of its own. Call it as often as you like, with any k of at least 1.
-        log_proposal: Maps k points to the logarithms of the proposal's density there, shape (k,); finite.
+        log_proposal: Maps k points to the logarithms of the proposal's density there, shape (k,); finite. It may lack a
+            constant that log_target lacks as well.
         log_m: Logarithm of the factor M, such that target <= M * proposal everywhere.
         n: Number of points wanted, at least 1.
         generator: Source of randomness, for the proposals and for the decisions.
@@ -484,8 +499,8 @@ def rejection_sample(
         over proposals that were judged.
 
     Raises:
-        ValueError: n is less than 1; or at some proposal log_target exceeds log_m + log_proposal by more than 1e-4, so
-            that M is too small (less is put down to rounding).
+        ValueError: n is less than 1; or at some proposal that was judged log_target exceeds log_m + log_proposal by
+            more than 1e-4, so that M is too small (less is put down to rounding).
     """
     ### BEGIN SOLUTION
     if n < 1:
@@ -607,8 +622,8 @@ plt.show()
 # $$\text{move to } y \text{ with probability } \; \alpha(x, y) = \min\Big(1, \frac{p(y)}{p(x)}\Big),
 # \qquad \text{else stay at } x$$
 #
-# That is the **Metropolis algorithm** (Metropolis, Rosenbluth, Rosenbluth, Teller and Teller 1953). Uphill always,
-# downhill sometimes. The unknown constant cancels in the ratio.
+# That is the **Metropolis algorithm** (Metropolis, Rosenbluth, Rosenbluth, Teller and Teller 1953, whose steps were
+# uniform in a square). Uphill always, downhill sometimes. The unknown constant cancels in the ratio.
 #
 # Why does it work? Imagine a crowd of walkers spread out with density $p$. For two places with $p(x) > p(y)$, steps
 # from $y$ to $x$ are always taken, steps from $x$ to $y$ with probability $p(y)/p(x)$; since both are proposed equally
@@ -625,10 +640,10 @@ plt.show()
 # the most common mistake. For $p = \mathcal N(0, 1)$ and $s = 2.4$, a record of accepted moves alone has the variance
 # 1.13.
 #
-# For this $p$ the fraction of accepted steps has a closed form, so you can test your sampler. By detailed balance
-# uphill moves are exactly half of the accepted ones, and uphill means $|x + s z| < |x|$, that is, $sz$ lies
-# between $0$ and $-2x$, or $-2/s < z/x < 0$. The ratio of two independent standard normal variables is Cauchy
-# distributed, with distribution function $\tfrac12 + \tfrac1\pi \arctan t$. Hence
+# For this $p$ the fraction of accepted steps has a closed form, so you can test your sampler. Once the crowd has the
+# density $p$, by detailed balance uphill moves are exactly half of the accepted ones, and uphill means
+# $|x + s z| < |x|$, that is, $sz$ lies between $0$ and $-2x$, or $-2/s < z/x < 0$. The ratio of two independent
+# standard normal variables is Cauchy distributed, with distribution function $\tfrac12 + \tfrac1\pi \arctan t$. Hence
 #
 # $$\text{acceptance rate} = 2 \cdot \frac1\pi \arctan\frac2s
 # = \begin{cases} 0.704833 & s = 1 \\ 0.442284 & s = 2.4 \end{cases}$$
@@ -707,6 +722,19 @@ expect_close(accepted.mean(), 0.4423, "Steps of 2.4 are accepted with probabilit
 expect_close(chain[-1].square().mean(), 1.0, "A crowd that starts with the density keeps it: variance 1.", atol=0.135)
 moved = (chain[1:] != chain[:-1]).squeeze(-1).double().mean()
 expect_close(moved, 0.4423, "A refused walker is at the same place once more, so 56% stay.", atol=0.05)
+wide, _ = metropolis(
+    lambda x: normal_log_density(x) + 5000, walkers.repeat(1, 2), 40, 2.4, torch.Generator().manual_seed(11)
+)
+expect_close(
+    (wide[-1, :, 0] * wide[-1, :, 1]).mean(),
+    0.0,
+    "In two dimensions, with a constant of e^5000, coordinates that were equal at the start part ways.",
+    atol=0.15,
+)
+first = (chain[0] != walkers).double().mean()
+expect_close(
+    first, 0.4423, "The first record is the state after one step, not the start; x0 stays as it was.", atol=0.05
+)
 late, _ = metropolis(normal_log_density, walkers + 8.0, 1, 2.4, torch.Generator().manual_seed(11), burn_in=60)
 expect_close(late.mean(), 0.0, "Sixty steps of burn-in bring a crowd back that starts 8 too far right.", atol=0.1)
 
@@ -773,7 +801,7 @@ plt.show()
 # normalised. For the gamma distribution of shape 3, $p(x) \propto x^2 e^{-x}$, you would sample $x e^{-x}$ and find a
 # mean of 2 where 3 is right.
 #
-# **Task 5 · `metropolis_hastings` · 3 points · 25 minutes**
+# **Task 5 · `metropolis_hastings` · 2 points · 20 minutes**
 
 
 # %% task="metropolis_hastings"
@@ -792,7 +820,8 @@ def metropolis_hastings(
             unnormalised, -inf where the density is zero.
         propose: `propose(x, generator)` draws a proposal y from q(y | x) for each row of x; same shape as x.
         log_proposal: `log_proposal(y, x)` is ln q(y | x) for each pair of rows, shape (chains,): the first argument is
-            where the step leads, the second where it starts. May be -inf for a step that is never proposed.
+            where the step leads, the second where it starts. May be -inf for a step that is never proposed. A proposal
+            of zero density is refused, whatever log_proposal returns there, NaN included.
         x0: Where the chains start, shape (chains, dim).
         n_steps: Number of steps, at least 1.
         generator: Source of randomness, for the proposals and for the decisions.
@@ -826,7 +855,7 @@ def metropolis_hastings(
     ### END SOLUTION
 
 
-# %% checks="metropolis_hastings" points=3
+# %% checks="metropolis_hastings" points=2
 def gamma_log_density(x: Tensor) -> Tensor:
     return (2 * x.log() - x).sum(-1)
 
@@ -862,6 +891,15 @@ _, accepted = metropolis_hastings(
     normal_log_density, shrink, shrink_log_density, walkers, 20, torch.Generator().manual_seed(15)
 )
 expect_close(accepted, torch.ones(4000), "y = 0.6x + 0.8z keeps N(0, 1) by itself: nothing needs to be refused.")
+_, accepted = metropolis_hastings(
+    normal_log_density,
+    lambda x, g: x + 2.4 * torch.randn(x.shape, generator=g, dtype=x.dtype),
+    lambda y, x: -0.5 * ((y - x) / 2.4).square().sum(-1),
+    walkers,
+    10,
+    torch.Generator().manual_seed(15),
+)
+expect_close(accepted.mean(), 0.4423, "With a symmetric step it is task 4 again: (2/pi) atan(2/2.4).", atol=0.048)
 
 # %% [markdown]
 # Below, your function samples the gamma distribution of shape 3 with the multiplicative step, on the left as it should,
@@ -898,8 +936,8 @@ plt.show()
 # $$\operatorname{Var}(\bar x) \approx \frac{\sigma^2}{n}\,\tau, \qquad \tau = 1 + 2 \sum_{k=1}^\infty \rho_k ,
 # \qquad \mathrm{ESS} = \frac n\tau$$
 #
-# $\tau$ is the **integrated autocorrelation time** and ESS the **effective sample size**: as many independent draws
-# would determine the mean as well. If $\rho_k = r^k$, as for the autoregressive chain $x_{t+1} = r x_t + z_t$, a
+# $\tau$ is the **integrated autocorrelation time** and ESS the **effective sample size**: that many independent draws
+# would determine the mean equally well. If $\rho_k = r^k$, as for the autoregressive chain $x_{t+1} = r x_t + z_t$, a
 # geometric series gives $\mathrm{ESS} = n\,(1 - r)/(1 + r)$. For $r = 0.9$ that is 5% of $n$; for negative $r$ it is
 # more than $n$, since neighbours then make up for each other's errors.
 #
@@ -920,7 +958,7 @@ plt.show()
 #
 # The first pair contains $\rho_0 = 1$, counted twice; the $-1$ makes up for it. Pairs go as far as $2m + 1 \le n - 1$.
 #
-# **Task 6 · `effective_sample_size` · 2 points · 30 minutes**
+# **Task 6 · `effective_sample_size` · 3 points · 35 minutes**
 
 
 # %% task="effective_sample_size"
@@ -933,8 +971,9 @@ def effective_sample_size(chain: Tensor) -> Tensor:
 
     Returns:
         n / tau for each chain, shape (...), in the dtype of the chain, with tau estimated as above. It may exceed n. A
-        chain all of whose states are equal has an effective sample size of 1. Where the estimated tau is zero or
-        negative, which happens to short chains that swing from side to side, it is +inf.
+        chain all of whose states are equal has an effective sample size of 1 (compare the states: rounding may keep
+        the estimated variance from zero). Where the estimated tau is negative, which happens to short chains that
+        swing from side to side, it is +inf; where tau is zero but for rounding, +inf or a huge number.
 
     Raises:
         ValueError: The chain has fewer than 4 states.
@@ -953,10 +992,11 @@ def effective_sample_size(chain: Tensor) -> Tensor:
     ### END SOLUTION
 
 
-# %% checks="effective_sample_size" points=2
+# %% checks="effective_sample_size" points=3
 ladder = torch.tensor([1.0, 2.0, 3.0, 4.0, 5.0, 6.0])
 # Deviations -2.5 to 2.5; autocovariances 17.5, 8.75, 1, ... over 6. Pairs: 26.25/17.5 = 1.5, (1 - 4.75)/17.5 < 0.
 expect_close(effective_sample_size(ladder), 3.0, "Six states on a ladder: one positive pair, 1.5, so tau is 2.")
+expect_close(effective_sample_size(torch.full((1000, 2), 0.1)), [1.0, 1.0], "States that never change are worth one.")
 swing = torch.tensor([3.0, -1.0, 2.0, -3.0, 2.0, 0.0, -2.0, 1.0])
 expect_close(
     effective_sample_size(torch.stack([swing, 100 - 5 * swing], dim=1)),
@@ -980,8 +1020,8 @@ expect_close(
 #
 # In the middle your sampler of task 4 meets your ruler: what is one Metropolis step on $\mathcal N(0, 1)$ worth? Small
 # steps are accepted and get nowhere, large ones are refused. The best step is near $s = 2.4$, where 44% are accepted
-# and a step is worth 0.23 independent draws. In $d$ dimensions the rule of thumb is $2.4/\sqrt d$ (Gelman, Roberts and
-# Gilks 1996). High acceptance is no aim in itself.
+# and a step is worth 0.23 independent draws. In $d$ dimensions, for targets close to normal, the rule of thumb is
+# $2.4/\sqrt d$ (Gelman, Roberts and Gilks 1996). High acceptance is no aim in itself.
 #
 # On the right is what no ruler can tell. The target has two equal humps at $-5$ and $5$, and a chain with $s = 1$ finds
 # one of them. Its states look well mixed, its effective sample size is what one hump deserves, and its mean
@@ -1039,7 +1079,7 @@ plt.show()
 # |---|---|---|---|
 # | $F^{-1}(u)$ | the inverse distribution function | independent draws, differentiable | flows, noise schedules |
 # | $c + R\,\varepsilon$ | a transformation of simple noise | the same, in many dimensions | VAE, GAN, diffusion |
-# | rejection | $p$ up to a constant, a bound $M$ | independent draws, at a rate of $1/M$ | speculative decoding |
+# | rejection | $p$ up to a constant, a bound $M$ | independent draws, at a rate of $Z/M$ | speculative decoding |
 # | Metropolis | $p$ up to a constant | dependent draws, in the limit | energy-based models |
 # | Metropolis-Hastings | the same, and $q$ both ways | the same, with clever proposals | Langevin sampling |
 # | ESS | the chain | how many draws it is worth | every error bar from a chain |
