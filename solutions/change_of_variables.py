@@ -76,10 +76,11 @@ def standard_normal_log_prob(x: Tensor) -> Tensor:
 #
 # $$\ln p_Y(y) = \ln p_X\big(h(y)\big) + \ln \left| h'(y) \right|$$
 #
-# (C&B theorem 2.1.5). It holds for every **strictly monotone** $g$: increasing, or decreasing, for then $h'$ is
-# negative and the bars earn their place. There are two easy ways to go wrong. One is to use the slope of $g$ where that
-# of $h$ belongs. It is $g'(x) = 1/h'(y)$, and turns every stretch into a squeeze. The other is to take the derivative
-# of $h$ at the wrong place: $h$ is a function of $y$, and its derivative belongs there too.
+# (C&B theorem 2.1.5). It holds for every **strictly monotone** $g$ whose inverse is differentiable: increasing, or
+# decreasing, for then $h'$ is negative and the bars earn their place. There are two easy ways to go wrong. One is to
+# use the slope of $g$ where that of $h$ belongs. It is $g'(x) = 1/h'(y)$, and turns every stretch into a squeeze. The
+# other is to take the derivative of $h$ at the wrong place: $h$ is a function of $y$, and its derivative belongs there
+# too.
 #
 # You need not differentiate by hand. Compute $x = h(y)$ with a `y` that autograd watches and ask `torch.autograd.grad`
 # for the derivative. Two things about it are worth knowing. It differentiates a single number, but if each $x_i$
@@ -104,8 +105,8 @@ def pushforward_log_prob(
         y: Points, any shape. Each is a value that g takes.
 
     Returns:
-        Log densities of Y, the shape and dtype of y. They are finite also where the density underflows, and
-        differentiable in y and in every tensor that the two functions depend on.
+        Log densities of Y, the shape and dtype of y. They are finite also where the density underflows, as long as the
+        slope of `inverse` does not; and differentiable in y and in every tensor that the two functions depend on.
     """
     ### BEGIN SOLUTION
     points = y if y.requires_grad else y.detach().requires_grad_()
@@ -136,10 +137,14 @@ pushforward_log_prob(
 ).sum().backward()
 expect_close(shift.grad, 5.0, "Y = 3 + X/2, observed at 3.25 and 4: the gradient of the log-likelihood in the shift.")
 expect_close(scale.grad, 4.5, "The same in the scale. Part of it comes through the slope of the inverse.")
+point = torch.tensor([2.0], requires_grad=True)
+pushforward_log_prob(standard_normal_log_prob, torch.log, point).sum().backward()
+expect_close(point.grad, [-0.8466], "And in the point: of a log-normal density it is -(1 + ln y)/y.")
 
 # %% [markdown]
 # On the left, $g(x) = e^x$ carries the standard normal density from the horizontal to the vertical axis. The coloured
-# strips hold ten percent of the probability each, before and after (the frame cuts the outermost two off). Where the
+# strips hold ten percent of the probability each, before and after (the frame cuts the outermost two off, and the lower
+# density is drawn three times as high). Where the
 # curve is flat they are squeezed, and the density at the side rises; where it is steep they are pulled apart.
 #
 # On the right, the histogram of 100,000 numbers $e^{x/2}$ and your density, with what comes of two popular mistakes:
@@ -147,7 +152,7 @@ expect_close(scale.grad, 4.5, "The same in the scale. Part of it comes through t
 # of them is a density.
 #
 # The formula also tells what becomes of the differential entropy: average $-\ln p_Y$ on both sides, and
-# $h(Y) = h(X) + \mathbb E \ln |g'(X)|$. For $Y = e^X$ with $X$ from $\mathcal N(\mu, \sigma^2)$ the second term is
+# $H(Y) = H(X) + \mathbb E \ln |g'(X)|$. For $Y = e^X$ with $X$ from $\mathcal N(\mu, \sigma^2)$ the second term is
 # $\mathbb E X = \mu$, so the log-normal entropy is $\mu + \tfrac12 \ln(2 \pi e \sigma^2)$.
 
 # %% tags=["demo"]
@@ -312,7 +317,7 @@ def jacobian(f: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
     Args:
         f: A differentiable map of points with n coordinates to points with m coordinates, made of torch operations. It
             takes shape (..., n) and returns shape (..., m), with any number of axes in front (none, too), and maps each
-            point by itself.
+            point by itself. Some outputs may be constant (a row of zeros), but not all.
         x: Points, shape (batch, n), at least one.
 
     Returns:
@@ -352,7 +357,7 @@ expect_close(
 
 # %% [markdown]
 # On the left, a map of the plane to itself bends a square grid. At a few points a small square is drawn as it would
-# become if the map were linear: a parallelogram whose sides are the two columns of your Jacobian. It fits.
+# become if the map were linear: a parallelogram whose sides are a quarter of the two columns of your Jacobian. It fits.
 #
 # On the right, a map with $m = 3$ and $n = 2$: the surface of a hat, whose height depends on the distance from the
 # middle. The two columns of the Jacobian are now arrows that touch the surface. There is no determinant any more, but
@@ -440,7 +445,7 @@ def log_abs_det_jacobian(f: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
     Returns:
         Shape (batch,), in the dtype of x: one number for each point, for the map in the direction from x to f(x). It is
         -inf where the Jacobian has a row or a column of zeros, and finite where it is regular, even if the determinant
-        itself is too small or too large for the dtype. Differentiable as in task 3, where it is finite.
+        itself is too small or too large for the dtype. Differentiable as in task 3, if it is finite at all points.
 
     Raises:
         ValueError: f does not return as many coordinates as it is given.
@@ -492,8 +497,8 @@ else:
 # and the density is a sum, as in task 2.)
 #
 # On the right, what happens to $\ln|\det J|$ of the map $x \mapsto x/20$ as the dimension grows. Computing the
-# determinant first is fine up to 34 dimensions; beyond, float32 has nothing but zero, whose logarithm is
-# $-\infty$. The exact value is a straight line, and so is yours.
+# determinant first loses digits from 30 dimensions on, at 34 it is off by four percent, and beyond that float32 has
+# nothing but zero, whose logarithm is $-\infty$. The exact value is a straight line, and so is yours.
 
 
 # %% tags=["demo"]
@@ -540,8 +545,8 @@ plt.show()
 # is more room further out.
 #
 # The angle needs care of its own. $\tan\varphi = y/x$ leaves two angles to choose from, half a turn apart, and dividing
-# forgets which. `torch.atan2(y, x)`, with $y$ first, takes both signs into account and returns an angle from $-\pi$ to
-# $\pi$. We take that range for $\varphi$.
+# forgets which. `torch.atan2` takes both signs into account and returns an angle from $-\pi$ to $\pi$. We take that
+# range for $\varphi$.
 #
 # **Task 5 · `polar_to_cartesian` and `cartesian_log_prob` · 3 points · 25 minutes**
 
@@ -567,7 +572,8 @@ def cartesian_log_prob(polar_log_prob: Callable[[Tensor], Tensor], xy: Tensor) -
 
     Args:
         polar_log_prob: Log density of (r, phi), per unit of distance and radian. It takes shape (..., 2) with r > 0
-            first and phi between -pi and pi second, and returns shape (...), -inf where the density is zero.
+            first and phi between -pi and pi (up to rounding) second, and returns shape (...), -inf where the density is
+            zero.
         xy: Points in the plane, shape (..., 2) with x first, none at the origin.
 
     Returns:
@@ -609,8 +615,8 @@ expect_close(
 # %% [markdown]
 # On the left, 6000 darts whose distance is uniform between 0 and 1, and whose angle is uniform too. On the right,
 # counting confirms the formula: the share of a million such darts in each of 25 rings, divided by the area of the ring,
-# lies on your density $1/(2 \pi r)$. Taking the *square root* of a uniform number for the distance gives $p(r) = 2r$,
-# and the disk is filled evenly with density $1/\pi$.
+# lies on your density $1/(2 \pi r)$ (the innermost, near 8, lies above the frame). Taking the *square root* of a
+# uniform number for the distance gives $p(r) = 2r$, and the disk is filled evenly with density $1/\pi$.
 
 # %% tags=["demo"]
 generator = torch.Generator().manual_seed(5)
@@ -647,8 +653,8 @@ plt.show()
 #
 # A computer makes numbers that are uniform between 0 and 1. To turn one into a normal number you need the inverse of
 # the normal distribution function, which has no closed form. Box and Muller noticed in 1958 that *two* are easier than
-# one. In the last section, a standard normal pair had a uniform angle and a distance with density $r e^{-r^2/2}$. Its
-# distribution function is $1 - e^{-r^2/2}$, which can be inverted. Hence
+# one. In the checks of the last section, a standard normal pair had a uniform angle and a distance with density
+# $r e^{-r^2/2}$. Its distribution function is $1 - e^{-r^2/2}$, which can be inverted. Hence
 #
 # $$z_1 = \sqrt{-2 \ln u_1}\, \cos(2 \pi u_2), \qquad z_2 = \sqrt{-2 \ln u_1}\, \sin(2 \pi u_2)$$
 #
@@ -696,12 +702,14 @@ uniform = torch.rand(2, 200_000, generator=torch.Generator().manual_seed(6), dty
 pairs = torch.stack(box_muller(1 - uniform[0], uniform[1]))
 expect_close(pairs.mean(1), [0.0, 0.0], "Both have mean 0 (200,000 draws).", atol=0.015)
 expect_close(torch.cov(pairs), [[1.0, 0.0], [0.0, 1.0]], "Both have variance 1, and no covariance.", atol=0.02)
-try:
-    box_muller(torch.tensor([0.5, 0.0]), torch.tensor([0.1, 0.2]))
-except ValueError:
-    print("ok: u1 = 0 is refused with a ValueError.")
-else:
-    raise AssertionError("u1 = 0 came through; ValueError was asked for.")
+expect_close(box_muller(torch.ones(1), torch.zeros(1))[0], [0.0], "u1 = 1 is allowed: it is the origin.")
+for outside in (0.0, 1.5):
+    try:
+        box_muller(torch.tensor([0.5, outside]), torch.tensor([0.1, 0.2]))
+    except ValueError:
+        print(f"ok: u1 = {outside} is refused with a ValueError.")
+    else:
+        raise AssertionError(f"u1 = {outside} came through; ValueError was asked for.")
 
 # %% [markdown]
 # The unit square on the left is cut into ten strips of $u_1$, and the middle panel shows where each goes: the strips
@@ -752,12 +760,15 @@ plt.show()
 # $$\ln\left(1 - \tanh^2 x\right) = -2 \ln \cosh x = -2 \ln \frac{e^{x} + e^{-x}}{2},$$
 #
 # which is close to the straight line $2 \ln 2 - 2|x|$ when $x$ is large. But $e^{x}$ overflows in float32 at $x = 89$,
-# so one more step is needed, and that one is yours. You may want `torch.nn.functional.softplus`, which is $\ln(1 +
-# e^t)$ without overflow, or `torch.logaddexp`.
+# so one more step is needed, and that one is yours. You may want `torch.logaddexp`, or `torch.nn.functional.softplus`,
+# which is $\ln(1 + e^t)$ without overflow (above $t = 20$ it returns $t$ itself, which is $2 \cdot 10^{-9}$ too
+# little).
 #
 # You write it as a `Transform` of `torch.distributions`: a class that knows a map, its inverse and the logarithm of its
 # slope, and that everything else in `torch.distributions` can use. `log_abs_det_jacobian` is handed both $x$ and
-# $y = \tanh x$. Ask yourself which of the two still knows where it came from when $y$ has been rounded to 1.
+# $y = \tanh x$. Ask yourself which of the two still knows where it came from when $y$ has been rounded to 1. (For the
+# same reason the `log_prob` of an action that was rounded to 1 is NaN if the $x$ is not there any more:
+# `TanhTransform(cache_size=1)` remembers the last one.)
 #
 # **Task 7 · `TanhTransform` · 2 points · 25 minutes**
 
@@ -797,7 +808,7 @@ class TanhTransform(Transform):
             Shape and dtype of x.
         """
         ### BEGIN SOLUTION
-        return 2 * (math.log(2) - x - torch.nn.functional.softplus(-2 * x))
+        return 2 * (math.log(2) - torch.logaddexp(x, -x))
         ### END SOLUTION
 
 
@@ -811,6 +822,9 @@ expect_close(
     [0.0, -0.2402, -2.6500, -38.6137, -38.6137, -198.6137],
     "The logarithm of the slope of tanh; far out it is close to 2 ln 2 - 2|x|.",
 )
+far_out = torch.tensor([-1000.0, 0.5, 1000.0], requires_grad=True)
+squash.log_abs_det_jacobian(far_out, squash(far_out)).sum().backward()
+expect_close(far_out.grad, [2.0, -0.9242, -2.0], "Its derivative is -2 tanh x, however far out.")
 policy = torch.distributions.TransformedDistribution(torch.distributions.Normal(0.5, 1.0), [TanhTransform()])
 expect_close(
     policy.log_prob(torch.tensor([0.0, 0.9])).exp(), [0.3521, 1.3089], "The density of tanh(X) with X from N(0.5, 1)."
@@ -822,8 +836,8 @@ expect_close(
 # gradient that should pull a saturated action back is zero. Yours goes on.
 #
 # On the right, densities of $\tanh X$ for $X$ from $\mathcal N(0.3, s^2)$ and histograms of 100,000 draws each. A
-# narrow normal keeps its shape. A wide one is pushed against both walls and gets two humps: a policy whose $s$ is large
-# prefers the extremes.
+# narrow normal keeps its shape. A wide one is pushed against both walls, where its density leaves the frame: a policy
+# whose $s$ is large prefers the extremes.
 
 # %% tags=["demo"]
 x = torch.linspace(-25, 25, 1001)
@@ -850,8 +864,8 @@ plt.show()
 # %% [markdown]
 # ## 8 · One map after another
 #
-# A single simple map makes a simple density. Chain a few of them, $y = f_K(\dots f_2(f_1(x)))$, and almost any shape
-# can be reached. That chain is a **normalizing flow**, and its whole theory is two lines of algebra: Jacobians of a
+# A single simple map makes a simple density. Chain a few of them, $y = f_K(\dots f_2(f_1(x)))$, and ever more shapes
+# come within reach. That chain is a **normalizing flow**, and its whole theory is two lines of algebra: Jacobians of a
 # chain multiply, determinants of a product multiply too, and logarithms make a sum of it:
 #
 # $$\ln\left|\det J\right| = \sum_{k=1}^{K} \ln \left| \det J_k(x_{k-1}) \right|, \qquad x_0 = x, \quad
@@ -952,6 +966,12 @@ expect_close(
     [3.0794, 1.0794, 9.0794],
     "The same chain, but now the first link returns one logarithm for each point, as its event_dim says.",
 )
+expect_close(
+    flow_log_prob(pair_log_prob, [whole_points, exponential], end),
+    pair_log_prob(start) - torch.tensor([3.0794, 1.0794, 9.0794]),
+    "And back through that chain.",
+)
+expect_close(push_through([], start)[1], [0.0, 0.0, 0.0], "Without any link no volume changes: a zero for each point.")
 
 # %% [markdown]
 # A flow of four links, drawn after each of them: a round normal distribution is scaled, twisted by a rotation whose
@@ -1020,15 +1040,15 @@ plt.show()
 # %% [markdown]
 # ## What you have now
 #
-# | Map | What its Jacobian does to the density | Where it returns |
+# | Map | What becomes of the density, or of its logarithm | Where it returns |
 # |---|---|---|
 # | $y = g(x)$, monotone | $p_X(h(y))\,\lvert h'(y)\rvert$ | reparameterised draws, inverse transform sampling |
 # | $y = x^2$ | the sum over both roots | densities of squares and distances |
-# | $f: \mathbb R^n \to \mathbb R^m$ | $J$ has rows for outputs, columns for inputs | decoders, manifolds, flows |
+# | $f: \mathbb R^n \to \mathbb R^m$ | areas grow by $\sqrt{\det J^\top J}$ | decoders, manifolds |
 # | $f: \mathbb R^n \to \mathbb R^n$ | divided by $\lvert\det J\rvert$ | every flow |
 # | polar coordinates | divided by $r$ | Box-Muller, noise in many dimensions |
-# | $\tanh$ | minus $\ln(1 - \tanh^2 x)$, in a stable form | squashed policies, bounded outputs |
-# | a chain | logarithms add up along the path | normalizing flows |
+# | $\tanh$ | its logarithm: minus $\ln(1 - \tanh^2 x)$, in a stable form | squashed policies, bounded outputs |
+# | a chain | its logarithm: minus the sum along the path | normalizing flows |
 #
 # Three habits are worth keeping. Say for every determinant which way its map goes. Stay in logarithms. And integrate:
 # a density that does not add up to one is no density, however well it trains.
