@@ -21,8 +21,8 @@
 # **Conventions.** They hold in all eight tasks.
 #
 # - Logarithms are natural and the unit is the nat, as in the assignment on information theory.
-# - A batch of images has the shape (batch, pixels), their codes (batch, latent). Nothing in the first axis may
-#   influence anything else in the first axis.
+# - A batch of images has the shape (batch, pixels), their codes (batch, latent). No image may influence the
+#   result of another, except where a docstring averages over images.
 # - `logvar` is $\ln \sigma^2$, the logarithm of the **variance**. The encoder may output any real number for it, and
 #   $\sigma$ is positive all the same.
 # - Log-likelihoods and divergences are **summed over pixels and over latent dimensions**, since the logarithm of a
@@ -31,7 +31,8 @@
 #   arguments are left as they were.
 # - Randomness comes from the `torch.Generator` you are given, and from nowhere else, so that a run can be repeated.
 #   How you draw is up to you. The generator lives on the device of the tensors.
-# - Results are right up to rounding. Any function of `torch` may be used, `torch.distributions` included.
+# - Results are right up to rounding: the terms of a sum may lose what a dtype cannot hold beside one another. Any
+#   function of `torch` may be used, `torch.distributions` included.
 #
 # **How to work.** The tasks take about 3 hours and 25 minutes together. Each has a cell for your answer, a cell of
 # checks that you see, and a demo that draws what your code does. The points of a task are shared out among further
@@ -119,11 +120,17 @@ expect_close(codes.mean(0), [-3.0, 0.0, 3.0], "The codes lie around their means.
 expect_close(
     codes.std(0), [2.0, 1.0, 0.5], "Variances of 4, 1 and 1/4 are standard deviations of 2, 1 and 1/2.", rtol=0.04
 )
+expect_close(torch.corrcoef(codes.T)[0, 1:], [0.0, 0.0], "Each entry of a code has noise of its own.", atol=0.045)
 again = reparameterize(means, log_variances, torch.Generator().manual_seed(1))
 expect_close(again - codes, torch.zeros(20_000, 3), "The same state of the generator gives the same codes.")
 learned = torch.tensor([1.0, -2.0], requires_grad=True)
-reparameterize(learned, torch.zeros(2), torch.Generator().manual_seed(1)).sum().backward()
+spread = torch.zeros(2, requires_grad=True)
+drawn = reparameterize(learned, spread, torch.Generator().manual_seed(1))
+drawn.sum().backward()
 expect_close(learned.grad, [1.0, 1.0], "If the mean moves by some amount, the code moves by the same amount.")
+expect_close(
+    spread.grad, (drawn - learned).detach() / 2, "Gradients reach logvar too: of sigma it is half the logarithm."
+)
 
 # %% [markdown]
 # On the left, three encoders' beliefs about a code with two dimensions, 300 draws from each and the ellipse at two
@@ -134,7 +141,8 @@ expect_close(learned.grad, [1.0, 1.0], "If the mean moves by some amount, the co
 # $\mathcal N(\mu, 0.8^2)$ at $\mu = 0.5$, which is $2(\mu - 2) = -3$. There is an estimator that needs no path through
 # the draw, $(z-2)^2\,(z - \mu)/\sigma^2$, the score-function estimator or REINFORCE (Williams 1992; K&W section 2.2
 # sets it aside for its variance). Both have the right mean. But half of the score-function estimates have the wrong
-# sign, rare large ones make up for them, and for the same precision it takes some twenty times as many draws.
+# sign, rare large ones (two percent lie left of the frame) make up for them, and for the same precision it takes some
+# twenty times as many draws.
 
 # %% tags=["demo"]
 beliefs = [(-2.0, 1.0, 0.9, 0.9), (1.5, 1.5, 0.25, 0.25), (0.5, -1.5, 1.5, 0.3)]  # two means, two standard deviations
@@ -170,7 +178,7 @@ plt.show()
 #
 # If every image may have any $q(z \mid x)$ it likes, the codes of training images end up in corners where nobody will
 # look when drawing from $p(z) = \mathcal N(0, I)$. So there is a price: the waste, in nats, of describing draws from
-# $q(z \mid x)$ with a code made for $p(z)$. That is a Kullback-Leibler divergence, and for two normal distributions you
+# $q(z \mid x)$ in words made for $p(z)$. That is a Kullback-Leibler divergence, and for two normal distributions you
 # know it in closed form. The latent dimensions are independent under both, so their prices add up:
 #
 # $$D_{\mathrm{KL}}\big(q(z \mid x) \,\|\, p(z)\big)
@@ -330,17 +338,17 @@ expect_close(
 )
 expect_close(
     gaussian_log_likelihood(torch.zeros(1, 64), torch.zeros(1, 64), 0.01),
-    [235.9185],
+    [235.9188],
     "64 pixels, all exact, and sigma small: a log-density may be positive.",
 )
 
 # %% [markdown]
-# Now for real images, with the average training image $m$ in place of a decoder. On the left are 16 digits as bits,
-# and the average. In the middle: what one bit with value 1 contributes, over its logit. Computed as $\ln p$ from the
-# probability in float32 it falls to $-\infty$ (crosses, drawn at the lower edge) beyond a logit of about $-90$ or,
-# for a bit 0 computed as $\ln(1 - p)$, already beyond $+17$. Your function (lines) knows no such edge.
+# Now for real images, with an average image $m$ in place of a decoder. On the left are 16 digits as bits, and the
+# average of the training images. In the middle: what one bit with value 1 contributes, over its logit. Computed as
+# $\ln p$ from the probability in float32 it falls to $-\infty$ (crosses, drawn at the lower edge) beyond a logit of
+# about $-90$ or, for a bit 0 computed as $\ln(1 - p)$, already beyond $+17$. Your function (lines) knows no such edge.
 #
-# On the right, the log-density of the grey digits around their average, over $\sigma$. With the constant it has a
+# On the right, the log-density of all grey digits around their average, over $\sigma$. With the constant it has a
 # maximum where $\sigma$ is the root mean square error (dotted), as maximum likelihood should. Without the constant
 # bigger is always better: a program that learns $\sigma$ from a squared error alone lets it run away.
 
@@ -460,9 +468,9 @@ expect_close(strict, [-4.2153, -2.1504, 0.6883], "With beta = 3 the divergence c
 # $$p(x) = \mathcal N\big(0,\; w w^\top + s^2 I\big), \qquad
 # p(z \mid x) = \mathcal N\Big(v\, \frac{w^\top x}{s^2},\; v\Big), \qquad \frac1v = 1 + \frac{w^\top w}{s^2}$$
 #
-# (Bishop 2006, *Pattern Recognition and Machine Learning*, equations 12.36 and 12.42; copies of the latter with an
-# inverse missing are about, and the way to notice is $w = 0$, where the posterior must be the prior and $v = 1$). Below
-# is one image of two pixels and your `elbo` for beliefs $q = \mathcal N(m, \tau^2)$. Here $\ln p(x \mid z)$ is
+# (Bishop 2006, *Pattern Recognition and Machine Learning*, equations 12.35, 12.36 and 12.42; copies of the last with
+# the inverse of the variance are about, and the way to notice is that an image cannot make us less certain: $v \le 1$).
+# Below is one image of two pixels and your `elbo` for beliefs $q = \mathcal N(m, \tau^2)$. Here $\ln p(x \mid z)$ is
 # quadratic in $z$, so the average over the two codes $z = m \pm \tau$ is the exact expectation.
 #
 # On the left $m$ varies, on the right $\tau$. The curve touches $\ln p(x)$ (dotted) at the true posterior and nowhere
@@ -579,7 +587,7 @@ class VAE(nn.Module):
 
         Args:
             x: Images, shape (batch, pixels).
-            generator: Source of randomness. Needed in training mode, unused in evaluation mode.
+            generator: Source of randomness. Always given in training mode, unused in evaluation mode.
 
         Returns:
             Logits, means and logarithms of the variances. In training mode the codes are drawn from the beliefs, in
@@ -618,6 +626,9 @@ expect_close(belief_mu.shape, [5, 8], "Five images, eight latent dimensions: mea
 fresh.eval()
 expect_close(fresh(test_images[:5])[0], fresh.decode(belief_mu), "In evaluation mode the code of an image is its mean.")
 expect_close(fresh.decode(torch.zeros(1, 8)).shape, [1, 64], "One code gives the logits of 64 pixels.")
+fresh.train()
+one, other = (fresh(test_images[:5], torch.Generator().manual_seed(seed))[0] for seed in (1, 2))
+assert not torch.allclose(one, other), "In training mode codes are drawn: two generators must not give the same logits."
 made = fresh.generate(100, torch.Generator().manual_seed(4))
 expect_close(made.shape, [100, 64], "A hundred new images.")
 expect_close(made.mean(), 0.5, "Before training, each pixel is a coin that is nearly fair.", atol=0.05)
@@ -667,7 +678,8 @@ def train_step(
     """Take one optimizer step that raises the objective of `elbo` for images of bits.
 
     Args:
-        model: Has `encode`, `decode` and `forward` as a `VAE` has. The step puts it into training mode.
+        model: Has `encode`, `decode` and `forward` as a `VAE` has (`forward` does not hand out its codes). The step
+            puts it into training mode.
         optimizer: Optimizer of the model's parameters. Gradients that they may already have are not used.
         x: Images, shape (batch, pixels).
         generator: Source of the codes: one for each image is drawn and decoded, once.
@@ -697,9 +709,12 @@ source = torch.Generator().manual_seed(5)
 first = train_step(small, climber, train_images[:200], source)
 expect_close(first[1], -64 * math.log(2), "An untrained model reconstructs at about -64 ln 2 nats.", atol=2.0)
 expect_close(first[0], first[1] - first[2], "Objective, reconstruction and divergence belong together.")
+assert all(type(term) is float for term in first), "Python floats are asked for, no tensors: see `.item()`."
 for _ in range(30):
     last = train_step(small, climber, train_images[:200], source)
-assert last[0] > first[0] + 5, f"30 steps should raise the objective; it went from {first[0]:.2f} to {last[0]:.2f}."
+assert last[0] > first[0] + 5, (
+    f"30 steps should raise the objective; it went from {first[0]:.2f} to {last[0]:.2f}. Optimizers go down."
+)
 print("ok: 30 steps raise the objective by more than 5 nats an image.")
 
 # %% [markdown]
@@ -709,7 +724,7 @@ print("ok: 30 steps raise the objective by more than 5 nats an image.")
 #
 # In the middle, the bound for training images and held-out ones. The dashed line is what a model without a code can
 # do: every pixel a coin of its own, with the frequency that the training images show. After 50 steps the VAE
-# has learned little more than these frequencies; then it discovers that codes help. On the right, held-out digits and,
+# does not yet beat these frequencies; then it discovers that codes help. On the right, held-out digits and,
 # below each, its reconstruction from eight numbers.
 
 
@@ -776,14 +791,13 @@ plt.show()
 #
 # $$A_j = \operatorname{Var}_x\big(\mu_j(x)\big),$$
 #
-# and call the unit $j$ **active** if $A_j > 10^{-2}$. (One also finds 0.02 ascribed to that paper.) Take the variance
-# with divisor $n$.
+# and call the unit $j$ **active** if $A_j > 10^{-2}$. Take the variance with the number of images as divisor.
 #
 # **Do the drawn codes land where the decoder is at home?** The decoder has seen only codes of training images. Averaged
-# over images, the divergence splits into $I(x; z) + D_{\mathrm{KL}}\big(q(z) \,\|\, p(z)\big)$, where $q(z)$ is the
-# mixture of all beliefs (Hoffman & Johnson 2016, "ELBO surgery"). The first part is the information that we want. The
-# second says that the codes in use are elsewhere than the codes that will be drawn, and a small $\beta$ hardly punishes
-# it.
+# over images, the divergence splits into $I(x; z) + D_{\mathrm{KL}}\big(\bar q(z) \,\|\, p(z)\big)$, where $\bar q(z)$
+# is the mixture of all beliefs (Hoffman & Johnson 2016, "ELBO surgery"). The first part is the information that we
+# want. The second says that the codes in use are elsewhere than the codes that will be drawn, and a small $\beta$
+# hardly punishes it.
 #
 # What counts in the end is whether generated images look like real ones. Given $n$ images $x_i$ from one source and $m$
 # images $y_j$ from another, are they from the same distribution? As a measure of likeness use a kernel,
@@ -795,8 +809,8 @@ plt.show()
 # - \frac{2}{nm} \sum_{i, j} k(x_i, y_j)$$
 #
 # (Gretton et al. 2012, "A Kernel Two-Sample Test", equation 3), the squared **maximum mean discrepancy**. An image is
-# not compared with itself: $k(x_i, x_i) = 1$ would make two samples of one source look different. For this the
-# estimate is unbiased. Its expectation is zero for equal sources, and so it is often *negative*.
+# not compared with itself: $k(x_i, x_i) = 1$ would make two samples of one source look different. Without these
+# terms the estimate is unbiased. Its expectation is zero for equal sources, and so it is often *negative*.
 #
 # **Task 7 · `active_units` and `squared_mmd` · 3 points · 35 minutes**
 
@@ -862,11 +876,12 @@ expect_close(squared_mmd(triple, couple + 100, 1.0), 0.3863, "Far apart, only th
 
 # %% [markdown]
 # Three models that differ in nothing but $\beta$, measured on held-out digits. Each column of the first figure is a
-# model. The reconstructions of the first come out right, so do those of the third, sharper still. But in the second
-# row, generated images, the third fails: the codes of its digits (last row, coloured by digit, the two most active
-# units) spread over some twenty units, the drawn codes fall within the black circle (two standard deviations of the
-# prior), and the decoder has to guess. The second model has collapsed. Whatever the image, the code says nothing, the
-# reconstruction is the average digit, and so is every generated image.
+# model. The reconstructions of the first are legible, so are those of the third, sharper still. But in the second row,
+# generated images, the third fails: the codes of its digits (last row, coloured by digit, along the two most active
+# dimensions) range over more than twenty on each axis, the drawn codes fall mostly within the black circle (two
+# standard deviations of the prior), and the decoder has to guess. The second model has collapsed. Whatever the image,
+# the code says nothing, the reconstruction is the average digit, and so is every generated image. By MMD the third is
+# even the worst generator of the three: one grey average is closer to the digits than confident nonsense.
 
 # %% tags=["demo"]
 collapsed, _ = train(beta=64.0)
@@ -993,11 +1008,11 @@ expect_close(path[2], torch.sigmoid(toy.decode(codes.mean(0))), "Halfway lies th
 # the other.
 #
 # The curve puts a number to it, over 200 random pairs: if bits were drawn from an image on the path, in how many pixels
-# would they differ, on average, from the *nearest* real training digit? Halfway between two pixel images it is almost
-# six more than at the ends, halfway between two codes about two more. (At the ends, mixed pixels are the digits
-# themselves, and reconstructions are a little blurred.) Note that the scattered model does no worse here than the
-# balanced one: lines between codes stay among the codes. Smooth interpolations are often shown as proof that a model
-# generates well. They prove less than that.
+# would they differ, on average, from the real training digit nearest to that image? Halfway between two pixel images it
+# is almost six more than at the ends, halfway between two codes about two more. (At the ends, mixed pixels are the
+# digits themselves, and reconstructions are a little blurred.) Note that the scattered model does no worse here than
+# the balanced one: lines between codes stay among the codes, and part of its lead is that sharp images cost less by
+# this measure. Smooth interpolations are often shown as proof that a model generates well. They prove less than that.
 
 
 # %% tags=["demo"]
