@@ -1152,22 +1152,24 @@ def rejection_float64():
         return torch.cat(kept)[:n].double(), passed / judged
 
 
-@alternative("rejection_sample", "one proposal at a time")
+@alternative("rejection_sample", "decided one by one in a loop, up to the last that is needed")
 def rejection_one_by_one():
     def rejection_sample(log_target, sample_proposal, log_proposal, log_m, n, generator):
         if n <= 0:
             raise ValueError("n must be positive")
-        points, tries = [], 0
-        while len(points) < n:
-            tries += 1
-            x = sample_proposal(1, generator)
-            log_ratio = (log_target(x) - log_proposal(x)).item() - log_m
-            if log_ratio > 1e-4:
-                raise ValueError("M is too small")
-            u = torch.rand((), generator=generator, dtype=torch.float64, device=generator.device).item()
-            if u < math.exp(log_ratio):
-                points.append(x[0])
-        return torch.stack(points), n / tries
+        points, judged = [], 0
+        while True:
+            block = sample_proposal(64, generator)
+            log_ratios = (log_target(block) - log_proposal(block) - log_m).tolist()
+            heights = torch.rand(64, generator=generator, dtype=torch.float64, device=generator.device).tolist()
+            for x, log_ratio, u in zip(block, log_ratios, heights, strict=True):
+                judged += 1
+                if log_ratio > 1e-4:
+                    raise ValueError("M is too small")
+                if u < math.exp(log_ratio):
+                    points.append(x)
+                if len(points) == n:
+                    return torch.stack(points), n / judged
 
 
 @alternative(
