@@ -2,13 +2,13 @@
 # # KV cache, MQA, GQA and MLA
 #
 # A language model writes one token at a time, and every new token looks back at all the earlier ones. Written down
-# naively, the thousandth token costs a thousand times what the first one did, although 999 of the 1,000 positions
-# have not changed. This notebook takes out the waste, and then pays for it:
+# naively, the thousandth token costs more than a thousand times what the first one did, although 999 of the 1,000
+# positions have not changed. This notebook takes out the waste, and then pays for it:
 #
 # - the **KV cache** keeps what earlier positions have already computed, so that a step computes one position;
 # - the cache then fills the memory of the machine, so **MQA** and **GQA** let heads share keys and values;
-# - **MLA** (DeepSeek-V2) shares nothing but compresses, and **weight absorption** reads the compressed cache without
-#   ever unpacking it.
+# - **MLA** (DeepSeek-V2) gives every head keys and values of its own but compresses them, and **weight absorption**
+#   reads the compressed cache without ever unpacking it.
 #
 # All of these are *exact* or *architectural*. A cache must not change a single output: *cached equals uncached* is an
 # identity you can test to the last digits, and you will. Sharing and compressing do change the model, and there the
@@ -98,9 +98,10 @@ def count_flops(function: Callable, *arguments: object) -> int:
 #
 # Memory is finite, so a cache has a **capacity**. One way to live with that is a **sliding window** (Jiang et al. 2023,
 # "Mistral 7B", section 2): a query sees itself and the $w - 1$ positions before it, nothing older. What no later query
-# can see need not be kept, and a cache of $w - 1$ positions serves a text of any length. (That paper counts in two
-# ways: positions "between $i - W$ and $i$" are $W + 1$, while the caption of its figure 1 has "at most $W$ tokens".
-# Here a window of $w$ is $w$ positions, the query's own included.)
+# can see need not be kept: between calls $w - 1$ positions are enough for a text of any length, and room for what a
+# call brings is needed on top. (That paper counts in two ways: positions "between $i - W$ and $i$" are $W + 1$, while
+# the caption of its figure 1 has "at most $W$ tokens". Here a window of $w$ is $w$ positions, the query's own
+# included.)
 #
 # Mind the order of events when a whole chunk arrives. Its *first* query still looks back $w - 1$ positions, its last
 # one sees mostly the chunk itself. First give back, then forget.
@@ -113,7 +114,7 @@ class KVCache:
     """Keys and values of earlier positions, for one attention layer.
 
     Attributes:
-        capacity: How many positions there is room for.
+        capacity: How many positions one call of `update` may give back at most.
         window: How many positions a query sees, itself included; None means all.
         length: Number of positions that have come since the start, dropped ones included. It is also the position of
             the next token.
@@ -204,6 +205,12 @@ seen_keys, seen_values = sliding.update(*numbered(4, 6))
 expect_close(seen_keys.flatten(), [2, 3, 4, 5, 6], "With a window of three, query 4 sees 2, 3 and 4; query 6 needs 4.")
 expect_close(sliding.keys.flatten(), [5, 6], "The next query, 7, will see 5, 6 and itself.")
 expect_close(sliding.length, 7, "Seven positions have come, though two are held.")
+sliding.reset()
+expect_close(sliding.length, 0, "After a reset the next position is 0 again.")
+expect_close(sliding.update(*numbered(0, 1))[0].flatten(), [0, 1], "And nothing is left of the text before.")
+alone = KVCache(capacity=2, window=1)
+alone.update(*numbered(0, 1))
+expect_close(alone.update(*numbered(2, 2))[0].flatten(), [2], "With a window of one, a query sees itself alone.")
 
 # %% [markdown]
 # Below, a prompt of ten positions arrives in chunks of four, four and two, then six single tokens follow. Each row is
@@ -352,6 +359,11 @@ class CausalSelfAttention(nn.Module):
 
 
 # %% checks="CausalSelfAttention" points=3
+def waves(rows: int, columns: int, start: int) -> list[list[float]]:
+    """A matrix of numbers from -1 to 1 without any pattern to rely on."""
+    return torch.sin(torch.arange(start, start + rows * columns).double() ** 2).reshape(rows, columns).tolist()
+
+
 one_way, other_way, nothing = [[1.0, 0.0], [0.0, 1.0]], [[0.0, 1.0], [1.0, 0.0]], [[0.0, 0.0], [0.0, 0.0]]
 averaging = {"q_proj": nothing, "k_proj": one_way, "v_proj": one_way, "o_proj": one_way}
 text = torch.tensor([[[2.0, 1.0], [4.0, 0.0], [9.0, 5.0], [1.0, 6.0]]])
@@ -368,6 +380,18 @@ expect_close(torch.cat(steps, dim=1), means, "Two positions, then one, then one,
 short = with_weights(CausalSelfAttention(2, 1, 2, window=2), **averaging)
 means = [[[2.0, 1.0], [3.0, 0.5], [6.5, 2.5], [5.0, 5.5]]]
 expect_close(short(text), means, "With a window of two, each output is the mean of two neighbours.")
+cache = KVCache(capacity=4, window=2)
+steps = [short(part, cache) for part in text.split([2, 1, 1], dim=1)]
+expect_close(torch.cat(steps, dim=1), means, "The same means, through a cache with that window.")
+
+matrices = {name: waves(4, 4, 16 * i) for i, name in enumerate(("q_proj", "k_proj", "v_proj", "o_proj"))}
+turning = with_weights(CausalSelfAttention(4, 2, 2), **matrices)
+steep = torch.tensor([[[1.0, 0.0, 0.0, 0.0], [0.0, 1.0, 0.0, 0.0], [0.0, 0.0, 1.0, 1.0]]])
+expect_close(
+    turning(steep)[0, 1:],
+    [[-0.4278, 0.3590, 0.0483, -0.4717], [-0.2499, -0.0135, -0.1203, -0.0039]],
+    "Queries that matter: now the scale, the rotation of queries and keys, and the order of the heads count.",
+)
 
 torch.manual_seed(0)
 layer, text = CausalSelfAttention(12, 3, 4), torch.randn(2, 7, 12)
@@ -534,8 +558,8 @@ expect_close(
     [[1, 1, 2, 3, 5, 8, 3, 1], [2, 1, 3, 4, 7, 1, 8, 9]],
     "Two texts at once: Fibonacci's numbers modulo ten, and those of Lucas.",
 )
-expect_close(
-    float(model.positions_computed in (7, 8)), 1.0, "2 + 6 - 1 positions were computed, or one more for the last token."
+assert model.positions_computed in (7, 8), (
+    f"2 + 6 - 1 = 7 positions need computing, or one more for the last token. Yours came to {model.positions_computed}."
 )
 again = generate(model, torch.tensor([[5, 8, 3]]), 2, lambda: KVCache(capacity=5))
 expect_close(again, [[5, 8, 3, 1, 4]], "A new text starts with empty caches.")
@@ -701,9 +725,9 @@ expect_close(cache.keys.shape, [2, 2, 6, 4], "The cache holds two heads, not six
 # On the left, your `repeat_kv` read as a map: which query head reads which key head, for eight query heads and four
 # groups. On the right, eight query heads with more and more sharing, both curves relative to MHA: the elements that are
 # in the cache after 256 positions, and the FLOPs of the next step. Memory falls in proportion to the groups. The
-# arithmetic falls by a seventh at most: every query head is still compared with every position, and only the
-# projections of new keys and values shrink. GQA is not a way to compute less. It is a way to *read* less, which is what
-# a step waits for.
+# arithmetic falls by 15% at most, and by less after a longer prefix: every query head is still compared with every
+# position, and only the projections of new keys and values shrink. GQA is not a way to compute less. It is a way to
+# *read* less, which is what a step waits for.
 
 # %% tags=["demo"]
 reads = repeat_kv(torch.eye(4)[None, :, None, :], 2)[0, :, 0]
@@ -731,11 +755,11 @@ plt.show()
 # %% [markdown]
 # ## 5 · From a trained MHA model to GQA
 #
-# Nobody trains a large model twice if it can be helped. Ainslie et al. (2023, section 2.1 and figure 1) turn a trained
-# MHA model into GQA: the key matrix of a group is the **mean** of the key matrices of its heads, the same for values,
-# and everything else stays. Then the model is trained a little further, with 5% of the original steps, to get used to
-# it. They found the mean better than taking one head of each group, and that better than random new heads (section
-# 3.3).
+# Nobody trains a large model twice if it can be helped. Ainslie et al. (2023, section 2.1 for MQA, 2.2 for GQA) turn a
+# trained MHA model into GQA: the key matrix of a group is the **mean** of the key matrices of its heads, the same for
+# values, and everything else stays. Then the model is trained a little further, with 5% of the original steps, to get
+# used to it. They found the mean better than taking one head of each group, and that better than random new heads
+# (section 3.3, where they compare for MQA).
 #
 # In terms of one weight matrix: its rows come in $n_h$ blocks of $d_h$, one for each head, and neighbouring blocks form
 # a group. If the heads of a group happen to agree, nothing is lost, and the GQA model is *exactly* the MHA model.
@@ -781,10 +805,11 @@ expect_close(pool_heads(four_heads_of_two, 4, 4), four_heads_of_two, "As many gr
 # further with a tenth of the steps. What is drawn is the cross-entropy on text that was held out.
 #
 # None of the three is free: right after the conversion all are far above the dotted line of the MHA model. The mean
-# starts lowest, since it keeps something of every head, and the first steps of training win back most of what was lost.
-# The first head of each group starts higher and catches up after a dozen steps; random heads are still behind at the
-# end. The paper orders the three as the mean, one head, random, by how much of the trained model they preserve.
-# (Details differ between versions of Python, whose help pages differ.)
+# starts lowest, since it keeps something of every head, and ten steps of training win back half of what was lost. The
+# first head of each group starts as badly as random heads, but draws level with the mean after a dozen steps; random
+# heads are still behind at the end. The paper orders the three as the mean, one head, random, by how much of the
+# trained model they preserve; one small model and one seed show it only in part. (Details differ between versions of
+# Python, whose help pages differ.)
 
 # %% tags=["demo"]
 english = "".join(topics[name] for name in sorted(topics))
@@ -949,6 +974,23 @@ expect_close(
     "In the place of values it holds the rotary keys: position 0 is not turned, position 1 by an angle of 1.",
 )
 
+matrices = {
+    "q_proj": waves(4, 4, 0),
+    "q_rotary": waves(4, 4, 16),
+    "kv_down": waves(3, 4, 32),
+    "k_rotary": waves(2, 4, 44),
+    "k_up": waves(4, 3, 52),
+    "v_up": waves(4, 3, 64),
+    "o_proj": waves(4, 4, 76),
+}
+turning = with_weights(MultiHeadLatentAttention(4, 2, 2, 3, 2), **matrices)
+steep = torch.tensor([[[1.0, 0.0, 0.0, 0.0], [0.0, 1.0, 0.0, 0.0], [0.0, 0.0, 1.0, 1.0]]])
+expect_close(
+    turning(steep)[0, 1:],
+    [[-1.7947, 1.0403, 0.4055, -0.1685], [-1.1786, 0.3361, -0.0385, -0.3768]],
+    "Queries that matter: now the scale, both parts of queries and keys, and the order of the heads count.",
+)
+
 torch.manual_seed(0)
 latent_layer, text = MultiHeadLatentAttention(12, 3, 4, 5, 2), torch.randn(2, 7, 12)
 cache = KVCache(capacity=7)
@@ -958,7 +1000,7 @@ expect_close(
 )
 
 # %% [markdown]
-# On the left, what four layers with 16 query heads of 16 left in a `KVCache`, per position: counted, not computed. The
+# On the left, what five layers with 16 query heads of 16 left in a `KVCache`, per position: counted, not computed. The
 # latent has 32 numbers and the rotary key 8, so MLA lies between MQA, with one pair of heads, and GQA with two.
 #
 # On the right, what the two kinds can express. Take the keys and values that a layer makes of 300 random positions, all
@@ -1038,7 +1080,7 @@ def absorbed_attention(
             positions, and see their own position and all before it.
         q_rotary: Rotary part of the queries, already turned, shape (batch, heads, new, d_rotary).
         latent: Latents of all positions, shape (batch, positions, d_latent). The keys and values that they stand for
-            may lie outside the range of the dtype, where the scores and the result do not.
+            may lie outside the range of the dtype, although the scaled scores and the result do not.
         rotary_key: Rotary keys of all positions, already turned, shape (batch, positions, d_rotary).
         k_up: The matrix W^UK, shape (heads * d_head, d_latent).
         v_up: The matrix W^UV, shape (heads * d_head, d_latent).
@@ -1119,8 +1161,8 @@ expect_close(torch.cat(parts, dim=1), naive(text), "Absorbed equals naive, after
 #
 # $$n = \frac{d_c\, d_h}{d_c - d_h} ,$$
 #
-# which is 21 here and 171 for DeepSeek-V2. Below that, and so in decoding, one reads the cache absorbed; a long prefill
-# is cheaper in the naive form, with the same weights.
+# which is 21 here and 171 for DeepSeek-V2, if the cache is long. Below that, and so in decoding, one reads the cache
+# absorbed; a long prefill is cheaper in the naive form, with the same weights.
 
 # %% tags=["demo"]
 torch.manual_seed(0)
@@ -1163,11 +1205,12 @@ plt.show()
 # (With Llama 2 70B, 64 heads in 8 groups of 8, nobody would notice.) And a GiB is $2^{30}$ bytes, a GB $10^9$.
 #
 # DeepSeek-V2 has 128 heads of 128, a latent of 512, a rotary key of 64 and 60 layers. That makes 34,560 elements per
-# token where its own MHA would need 1,966,080, or 1.76% of them; as much as GQA with 2.25 groups, since $512 + 64 =
-# 2.25 \cdot 2 \cdot 128$. The abstract of the paper says something else, that the cache is 93.3% smaller, and this is
-# often repeated as the saving of MLA over MHA. It is not. It compares with the *previous model*, DeepSeek 67B, which
-# has GQA with 8 groups in 95 layers (DeepSeek-AI 2024, "DeepSeek LLM", table 2), and it counts that DeepSeek-V2 stores
-# its elements in 6 bits on average (section 3.2.3) and not in 16. The last of the visible checks recomputes it.
+# token where its own MHA would need 1,966,080, or 1.76% of them; as much as GQA with 2.25 groups, since
+# $512 + 64 = 2.25 \cdot 2 \cdot 128$. The abstract of the paper says something else, that the cache is 93.3% smaller,
+# and this is often repeated as the saving of MLA over MHA. It is not. It compares with the *previous model*, DeepSeek
+# 67B, which has GQA with 8 groups in 95 layers (DeepSeek-AI 2024, "DeepSeek LLM", table 2), and it comes out if one
+# counts that DeepSeek-V2 stores its elements in 6 bits on average (section 3.2.3) and not in 16; in 16 bits it is
+# 82.2%. The last of the visible checks recomputes it.
 #
 # **Task 8 · `kv_cache_elements` and `kv_cache_bytes` · 2 points · 20 minutes**
 
@@ -1255,7 +1298,7 @@ expect_close(saved, 0.9334, "In 6 bits, against DeepSeek 67B in 16 bits: the 93.
 # On the left, what one token costs in 16 bits, and what it would cost if the same model had used MHA (light). On the
 # right, the caches of a single text, from a page to a small library. The dotted line is at 80 GiB, about the memory of
 # one large accelerator, which has to hold the weights as well. Every line has slope one: these designs change what a
-# position costs, and only a window changes that there is no end to it.
+# position costs, and only a window puts an end to the growth.
 
 # %% tags=["demo"]
 models = {
