@@ -16,7 +16,7 @@ import pytest
 
 from autograder.checks import Student, StudentError
 from autograder.course import Assignment, Limits
-from autograder.fingerprint import versions
+from autograder.fingerprint import fingerprint, versions
 from autograder.outputs import clean_outputs, plain_text
 from autograder.plugin import CONNECT, Check, Outcome, as_check, run_check, safe_cause
 from autograder.remote import wire
@@ -66,7 +66,7 @@ def autograde(
     *,
     device: str = "cpu",
     seed: int = 0,
-    fingerprint: str = "",
+    decided_by: dict[str, str] | None = None,
     pace: Pace | None = None,
 ) -> SubmissionResult:
     """Grade one submission.
@@ -79,7 +79,7 @@ def autograde(
         points: Points of every task, in the order of the assignment.
         device: Where checks make their inputs.
         seed: Seed of cells and checks.
-        fingerprint: Hash of everything that decides the result.
+        decided_by: What decides the result, part by part (see `autograder.fingerprint`).
         pace: What the reference took, if it was run.
 
     Raises:
@@ -106,7 +106,8 @@ def autograde(
         reason="; ".join(run.reasons),
         tasks=tasks,
         cells=tuple(run.cells),
-        fingerprint=fingerprint,
+        fingerprint=fingerprint(decided_by) if decided_by else "",
+        decided_by=decided_by or {},
         sandbox=sandbox.isolation if sandbox.kind != "none" else "none",
         device=device,
         seed=seed,

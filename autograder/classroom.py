@@ -1,20 +1,20 @@
 """A whole class: submissions graded side by side, recorded one after another, resumed where it stopped.
 
 Grading touches no database, so it may run in parallel; recording is nbgrader's, one at a time. A result is on disk
-before it is recorded, and a note says which result the gradebook holds: whatever ends a run, the next one goes on.
+before it is recorded, and the log of marks says which result the gradebook holds: whatever ends a run, the next one
+goes on.
 """
 
 import contextlib
-import fcntl
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import CancelledError, Executor, as_completed
 from dataclasses import dataclass
-from pathlib import Path
 
-from autograder.course import Course, CourseError
-from autograder.gradebook import NoMark, read_marks, record
+from autograder.gradebook import NoMark, decided_by, read_marks, record, recorded_notebook
 from autograder.grading import Grader
-from autograder.results import SubmissionResult, Verdict, write_atomically
+from autograder.marks_log import MarksLog, RecordedMark
+from autograder.results import SubmissionResult, Verdict
+from autograder.safekeeping import back_up, in_plain_words, wait_for_gradebook
 
 
 @dataclass(frozen=True)
@@ -51,23 +51,6 @@ class Marked:
         return not self.failure and self.before is not None and abs(self.before - self.result.score) > 1e-6
 
 
-@contextlib.contextmanager
-def only_grader(root: Path, assignment: str) -> Iterator[None]:
-    """Keep a second grader off an assignment while this one works; the lock goes when this process does.
-
-    Raises:
-        CourseError: Another one is at work.
-    """
-    path = root / "results" / assignment / ".lock"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("w") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            raise CourseError(f"{assignment} is being graded by another command: wait until it is done.") from None
-        yield
-
-
 def grade_all(grader: Grader, students: Sequence[str], executor: Executor, *, force: bool = False) -> Iterator[Graded]:
     """Grade submissions side by side, in the order in which they are done.
 
@@ -102,43 +85,81 @@ def _grade(grader: Grader, student: str, force: bool) -> Graded:
 
 
 class Recorder:
-    """Records results in the gradebook, each once."""
+    """Records results in the gradebook, each once, with a backup before the first and a line in the log of marks."""
 
-    def __init__(self, root: Path, course: Course, assignment: str, *, dry_run: bool = False) -> None:
-        """Read what the gradebook holds.
+    def __init__(self, grader: Grader, *, dry_run: bool = False, tell: Callable[[str], None]) -> None:
+        """Read what the gradebook holds, and log what of it the log does not say.
 
         Args:
-            root: The course folder.
-            course: Its settings.
-            assignment: Name of the assignment.
+            grader: The assignment's grader; asked again where a submission was replaced meanwhile.
             dry_run: Only tell what would change.
+            tell: Is given a sentence where another program keeps this one waiting.
+
+        Raises:
+            CourseError: The gradebook stays locked.
         """
-        self.root, self.course, self.assignment, self.dry_run = root, course, assignment, dry_run
-        self.held = read_marks(root, course, assignment)
+        self.grader, self.dry_run, self.tell = grader, dry_run, tell
+        self.root, self.course, self.assignment = grader.root, grader.course, grader.assignment
+        wait_for_gradebook(self.root, tell)
+        self.held = read_marks(self.root, self.course, self.assignment)
+        self.log = MarksLog(self.root, self.assignment)
+        self.backed_up = False
+        if not dry_run:
+            self.log.catch_up(self.held)
 
     def record(self, graded: Graded, *, force: bool = False) -> Marked:
-        """Record one result, unless the gradebook holds it already; what the gradebook holds then."""
-        result, held = graded.result, self.held.get(graded.result.student)
+        """Record one result, unless the gradebook holds it already; what the gradebook holds then.
+
+        Where the submission is replaced before or while that happens, the new one is graded and recorded.
+
+        Raises:
+            CourseError: The disk is full, or the gradebook stays locked or is damaged.
+        """
+        result, fresh = graded.result, graded.fresh
+        held = self.held.get(result.student)
         before = held.automatic if held else None
-        if result.verdict == Verdict.GRADER_FAULT:
-            return Marked(result, graded.fresh, before, failure=result.reason)
-        if self.dry_run:
-            return Marked(result, graded.fresh, before)
-        note = self.root / "results" / self.assignment / f".recorded-{result.student}"
-        key = f"{result.fingerprint} {_handed_in_at(self.root, self.assignment, result.student)}"
-        known = not force and before == result.score and note.is_file() and note.read_text() == key
+        for _ in range(_ATTEMPTS):
+            if result.verdict == Verdict.GRADER_FAULT:
+                return Marked(result, fresh, before, failure=result.reason)
+            if self.dry_run:
+                return Marked(result, fresh, before)
+            parts = decided_by(self.root, self.course, result)
+            if self.grader.would_find(result):
+                if held and not force and self._holds(result, held, parts):
+                    return Marked(result, fresh, before, held.score, held.late_penalty)
+                held = None
+                try:
+                    mark = self._write(result)
+                except NoMark as error:
+                    return Marked(result, fresh, before, failure=str(error))
+                if self.grader.would_find(result) and decided_by(self.root, self.course, result) == parts:
+                    self.log.recorded(result, mark, parts, forced=force)
+                    return Marked(result, fresh, before, mark.score, mark.late_penalty)
+            result, fresh = self.grader.grade(result.student), True
+        return Marked(result, fresh, before, failure="it was handed in again and again while it was graded")
+
+    def _holds(self, result: SubmissionResult, held: RecordedMark, parts: dict[str, str]) -> bool:
+        """Whether the gradebook holds exactly this already, and the notebook that goes with it is there."""
+        last = self.log.latest.get(result.student)
+        whole = last is not None and result.student not in self.log.unfinished and last.decided_by == parts
+        has_notebook = any(task.checks for task in result.tasks)
+        return (
+            whole
+            and held.automatic == result.score
+            and recorded_notebook(self.root, self.assignment, result.student).is_file() == has_notebook
+        )
+
+    def _write(self, result: SubmissionResult) -> RecordedMark:
+        wait_for_gradebook(self.root, self.tell)
+        if not self.backed_up:
+            back_up(self.root)
+            self.backed_up = True
         try:
-            mark = held if known and held else record(self.root, self.course, result)
+            return record(self.root, self.course, result)
         except NoMark as error:
-            return Marked(result, graded.fresh, before, failure=str(error))
-        if not known:
-            write_atomically(note, key)
-        return Marked(result, graded.fresh, before, mark.score, mark.late_penalty)
+            if plain := in_plain_words(error, self.root):
+                raise plain from error
+            raise
 
 
-def _handed_in_at(root: Path, assignment: str, student: str) -> str:
-    """What else nbgrader reads of a submission: when it was handed in."""
-    try:
-        return (root / "submitted" / student / assignment / "timestamp.txt").read_text(errors="replace").strip()
-    except OSError:
-        return ""
+_ATTEMPTS = 3

@@ -326,6 +326,62 @@ def status(names: tuple[str, ...], as_json: bool) -> None:
 
 
 @main.command()
+@click.argument("name")
+@click.argument("student", required=False)
+@_command
+def log(name: str, student: str | None) -> None:
+    """Show how the marks of an assignment came about: all, or one student's.
+
+    Prints a line for each mark that the gradebook came to hold: when, the points that counted before and count now, the
+    late penalty in them, and why, such as "submission" or "checks" for what had changed, or "marked by hand". Each
+    recording adds to the file, results/NAME/marks.jsonl, and nothing is ever taken out of it.
+
+    \b
+    Example:
+      course log information_theory
+      course log information_theory ada
+    """
+    from autograder.course import CourseError, find_root, load_course
+    from autograder.marks_log import read_log, rows
+    from autograder.status import align, shown
+
+    root = find_root()
+    load_course(root).assignment(name)
+    lines = [line for line in read_log(root, name) if student in (None, line.student)]
+    if not lines:
+        raise CourseError(f"No mark of {name} was recorded yet" + (f" for {student}." if student else "."))
+    click.echo("\n".join(align([[shown(cell) for cell in row] for row in rows(lines)])))
+
+
+@main.command()
+@_names
+@click.option(
+    "--to", "path", type=click.Path(dir_okay=False, path_type=Path), help="The file to write.  [default: marks.csv]"
+)
+@_command
+def export(names: tuple[str, ...], path: Path | None) -> None:
+    """Write the marks of assignments as CSV: all, or those named.
+
+    A line for each student and assignment: points as they count, late penalty, points from the checks and by hand,
+    whether the submission or the grader was at fault and why, in which sandbox and on which device it was graded, when
+    it was recorded, and whether the mark is stale. Where there is no mark, its cells are blank: that is no zero. No
+    cell can be a formula. `nbgrader export` writes the same table.
+
+    \b
+    Example:
+      course export
+      course export information_theory --to marks.csv
+    """
+    from autograder.course import find_root, load_course
+    from autograder.export import FILE, export_marks
+
+    root = find_root()
+    path = path or Path(FILE)
+    count = export_marks(root, load_course(root), path, names)
+    click.echo(f"{count} lines of marks are in {path}")
+
+
+@main.command()
 @_names
 @click.option("--jobs", type=click.IntRange(1, 64), help="Processes that judge side by side.  [default: one per core]")
 @click.option("--html", "page", type=click.Path(dir_okay=False, path_type=Path), help="Also write the report here.")

@@ -23,8 +23,9 @@ from autograder.authoring import Script, read_script, solved_notebook
 from autograder.classroom import Recorder, grade_all
 from autograder.course import Course, CourseError, load_course
 from autograder.feedback import Outcome, make_pages
-from autograder.gradebook import RecordedMark, read_marks
+from autograder.gradebook import read_marks
 from autograder.grading import Grader
+from autograder.marks_log import RecordedMark
 from autograder.release import release
 from autograder.results import SubmissionResult
 from autograder.sandbox.bubblewrap import SandboxUnavailable, find_programs
@@ -348,7 +349,7 @@ def _grade_all(folder: Path, course: Course, name: str, students: Sequence[Stude
             grader.worker.wait()
         begun = time.monotonic()
         print(f"Grading {len(students)} submissions, {jobs} side by side, recording each mark with nbgrader:")
-        recorder = Recorder(folder, course, name)
+        recorder = Recorder(grader, tell=print)
         results = []
         for number, graded in enumerate(grade_all(grader, list(about), pool), 1):
             marked = recorder.record(graded)

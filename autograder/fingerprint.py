@@ -19,11 +19,14 @@ def package_digest() -> str:
     return _digest_files(sorted(folder.rglob("*.py")), folder)
 
 
-def checks_digest(root: Path, assignment: str) -> str:
-    """Hash of an assignment's hidden checks, its reference (which sets the pace) and its release."""
-    files = [root / "tests" / "checks" / f"test_{assignment}.py", root / "solutions" / f"{assignment}.py"]
-    files += [path for path in (root / "release" / assignment).iterdir() if path.is_file()]
-    return _digest_files(sorted(files), root)
+def assignment_digests(root: Path, assignment: str) -> dict[str, str]:
+    """Hashes of an assignment's hidden checks, of its reference (which sets the pace) and of its release."""
+    released = [path for path in (root / "release" / assignment).iterdir() if path.is_file()]
+    return {
+        "checks": _digest_files([root / "tests" / "checks" / f"test_{assignment}.py"], root),
+        "reference": _digest_files([root / "solutions" / f"{assignment}.py"], root),
+        "release": _digest_files(sorted(released), root),
+    }
 
 
 def _digest_files(files: list[Path], root: Path) -> str:
@@ -46,10 +49,31 @@ def versions() -> dict[str, str]:
     return found
 
 
-def fingerprint(course: Course, submission: Submission, checks: str, device: str, sandbox: str) -> str:
-    """Hash of the canonical submission, checks, limits, sandbox, device, versions, seed and this package."""
-    parts = [
-        submission.digest(), checks, course.limits.model_dump(), course.seed, device, sandbox, versions(),
-        package_digest(),
-    ]  # fmt: skip
-    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
+def deciders(course: Course, submission: Submission, assignment: dict[str, str], device: str) -> dict[str, str]:
+    """What decides a result, part by part, each as a hash or as the value itself.
+
+    Args:
+        course: Its limits, sandbox and seed.
+        submission: The canonical submission.
+        assignment: What `assignment_digests` gives.
+        device: The device that it runs on.
+    """
+    return {
+        "submission": submission.digest(),
+        **assignment,
+        "limits": _digest(course.limits.model_dump()),
+        "sandbox": course.sandbox,
+        "device": device,
+        "versions": _digest(versions()),
+        "seed": str(course.seed),
+        "package": package_digest(),
+    }
+
+
+def fingerprint(parts: dict[str, str]) -> str:
+    """One hash of all that decides a result."""
+    return _digest(parts)
+
+
+def _digest(value: object) -> str:
+    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()

@@ -12,9 +12,9 @@ import logging
 import mimetypes
 import re
 import shutil
+import sqlite3
 import warnings
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -26,38 +26,97 @@ from nbgrader.converters import Autograde
 from nbgrader.converters.base import NbGraderException
 from nbgrader.coursedir import CourseDirectory
 from nbgrader.preprocessors import NbGraderPreprocessor
-from sqlalchemy import func
+from sqlalchemy import Engine, event, func
 from sqlalchemy.exc import SAWarning
+from traitlets import Bool
 from traitlets.config import Config
 
-from autograder.course import CONFIG_NAME, Course, load_course
-from autograder.fingerprint import checks_digest
+from autograder import submission as handed_in
+from autograder.course import CONFIG_NAME, Course, CourseError, load_course
+from autograder.fingerprint import assignment_digests
 from autograder.grading import Grader
+from autograder.marks_log import MarksLog, RecordedMark, log_begin
 from autograder.nbgrader_settings import configure
 from autograder.rebuilt import rebuild
 from autograder.report import task_report
-from autograder.results import CellResult, SubmissionResult, TaskResult, Verdict
-from autograder.submission import CHECKS_SUFFIX, read_notebook, read_released, submission_folder, unsafe_files
+from autograder.results import CellResult, SubmissionResult, TaskResult, Verdict, load_result, result_path
+from autograder.safekeeping import PATIENCE_SECONDS, back_up, in_plain_words, only_grader
+from autograder.submission import (
+    CHECKS_SUFFIX,
+    SubmissionFault,
+    read_notebook,
+    read_released,
+    submission_folder,
+    unsafe_files,
+)
 
 
 class NoMark(RuntimeError):
     """A submission has no mark, because of a fault of ours: nothing may be recorded for it."""
 
 
-@dataclass(frozen=True)
-class RecordedMark:
-    """What the gradebook holds for a submission after recording."""
-
-    score: float
-    """Points as they count: manual marks included, the late penalty taken off."""
-    max_score: float
-    late_penalty: float
-    automatic: float | None
-    """Points from the checks alone; None where there is no mark yet."""
+@event.listens_for(Engine, "connect")
+def _be_patient(connection: Any, _: object) -> None:
+    """Wait for a gradebook that another program has locked, for longer than the five seconds that are usual."""
+    if isinstance(connection, sqlite3.Connection):
+        connection.execute(f"PRAGMA busy_timeout = {1000 * PATIENCE_SECONDS:.0f}")
 
 
 class SubmissionExporter(NotebookExporter):  # type: ignore[misc]
-    """Reads a submitted notebook without believing what it says of itself (see `autograder.rebuilt`)."""
+    """Reads a submitted notebook without believing what it says of itself (see `autograder.rebuilt`).
+
+    It is also where a recording begins, whoever started it: nbgrader makes this exporter at the start of a run and
+    reads each submission with it before anything else is done with the marks.
+    """
+
+    within_course_grade = Bool(False, help="`course grade` keeps others off, makes the backup and ends the log.").tag(
+        config=True
+    )
+
+    def __init__(self, **options: Any) -> None:
+        """Keep `course grade` off, and back up, while nbgrader's own command runs."""
+        super().__init__(**options)
+        self._recording = ""
+        if isinstance(self.parent, Autograde) and not self.within_course_grade:
+            self.parent.convert_notebooks = self._alone(self.parent.convert_notebooks)
+
+    def _alone(self, convert: Callable[[], None]) -> Callable[[], None]:
+        def convert_alone() -> None:
+            folder = self.parent.coursedir
+            root = Path(folder.root)
+            try:
+                with only_grader(root, folder.assignment_id):
+                    back_up(root)
+                    marks = read_marks(root, load_course(root), folder.assignment_id)
+                    MarksLog(root, folder.assignment_id).catch_up(marks)
+                    try:
+                        convert()
+                    finally:
+                        self._recording_is_over()
+            except (CourseError, OSError, sqlite3.Error) as error:
+                said = str(in_plain_words(error, root) or error)
+                self.log.error(said)
+                raise NbGraderException(said) from error
+
+        return convert_alone
+
+    def _recording_begins(self, root: Path, assignment: str, student: str) -> None:
+        self._recording_is_over()
+        log_begin(root, assignment, student)
+        self._recording = "" if self.within_course_grade else student
+
+    def _recording_is_over(self) -> None:
+        """Log the mark of the submission before; where recording it failed, nbgrader has taken its folder away."""
+        student, self._recording = self._recording, ""
+        if not student:
+            return
+        folder = self.parent.coursedir
+        root, assignment = Path(folder.root), folder.assignment_id
+        result = load_result(result_path(root, assignment, student))
+        if result is not None and recorded_notebook(root, assignment, student).is_file():
+            course = load_course(root)
+            mark = read_marks(root, course, assignment, student)[student]
+            MarksLog(root, assignment).recorded(result, mark, decided_by(root, course, result))
 
     def from_filename(self, filename: str, resources: Any = None, **options: Any) -> tuple[str, Any]:
         """Read a submission rebuilt, and what nbgrader has written itself as it is.
@@ -67,9 +126,10 @@ class SubmissionExporter(NotebookExporter):  # type: ignore[misc]
         """
         about = resources["nbgrader"]
         root = Path.cwd()  # nbgrader works in the course's folder
-        handed_in = submission_folder(root, about["assignment"], about["student"])
-        if Path(filename).parts[-4:-1] != handed_in.parts[-3:]:
+        submitted = submission_folder(root, about["assignment"], about["student"])
+        if Path(filename).parts[-4:-1] != submitted.parts[-3:]:
             return super().from_filename(filename, resources=resources, **options)  # type: ignore[no-any-return]
+        self._recording_begins(root, about["assignment"], about["student"])
         notebook = read_notebook(root, about["assignment"], about["student"])
         rebuilt = rebuild(notebook, read_released(root, about["assignment"]))
         return self.from_notebook_node(rebuilt, resources=resources, **options)  # type: ignore[no-any-return]
@@ -122,7 +182,7 @@ def _grader_for(root: Path, assignment: str) -> Grader:
     """The grader for an assignment, kept warm from one submission to the next while the checks stay what they are."""
     global _current
     settings = (root / CONFIG_NAME).read_bytes()
-    key = (root, assignment, checks_digest(root, assignment), settings)
+    key = (root, assignment, str(assignment_digests(root, assignment)), settings)
     if _current is None or _current[0] != key:
         close_grader()
         _current = (key, Grader(root, load_course(root), assignment))
@@ -202,14 +262,36 @@ def record(root: Path, course: Course, result: SubmissionResult) -> RecordedMark
         raise NoMark(f"{result.student}: {result.reason}")
     config = Config()
     configure(config, root, course)
+    config.SubmissionExporter.within_course_grade = True
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", SAWarning)  # nbgrader's own queries cause them, and they say nothing to a user
         enter_assignment(root, course, result.assignment, config)
         if any(task.checks for task in result.tasks):
             _run_nbgrader(config, result)
         else:
+            log_begin(root, result.assignment, result.student)
             _record_refused(config, course, root, result)
         return read_marks(root, course, result.assignment, result.student)[result.student]
+
+
+def recorded_notebook(root: Path, assignment: str, student: str) -> Path:
+    """Where nbgrader keeps the notebook of a recorded submission."""
+    return root / "autograded" / student / assignment / f"{assignment}.ipynb"
+
+
+def decided_by(root: Path, course: Course, result: SubmissionResult) -> dict[str, str]:
+    """All that decides a mark: what decided the result, when it was handed in, and the late policy."""
+    parts = result.decided_by or {"submission": result.reason}
+    late = course.assignment(result.assignment).late.model_dump_json()
+    return {**parts, "handed in at": _handed_in_at(root, result), "late policy": late}
+
+
+def _handed_in_at(root: Path, result: SubmissionResult) -> str:
+    folder = submission_folder(root, result.assignment, result.student)
+    try:
+        return handed_in._read_file(folder, "timestamp.txt", 1000).decode(errors="replace").strip()
+    except (SubmissionFault, OSError):
+        return ""
 
 
 def enter_assignment(root: Path, course: Course, assignment: str, config: Config) -> None:
@@ -293,7 +375,7 @@ def read_marks(root: Path, course: Course, assignment: str, student: str | None 
 def _recorded_mark(notebook: Any, automatic: float | None) -> RecordedMark:
     penalty = notebook.late_submission_penalty or 0.0
     return RecordedMark(
-        score=round(notebook.score - penalty, 2),
+        score=max(0.0, round(notebook.score - penalty, 2)),
         max_score=notebook.max_score,
         late_penalty=penalty,
         automatic=None if automatic is None else round(automatic, 2),

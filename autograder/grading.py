@@ -4,7 +4,7 @@ import threading
 from pathlib import Path
 
 from autograder.course import Course, CourseError, NoSuchName
-from autograder.fingerprint import checks_digest, fingerprint
+from autograder.fingerprint import assignment_digests, deciders, fingerprint
 from autograder.results import SubmissionResult, Verdict, load_result, result_path, save_result
 from autograder.submission import (
     Submission,
@@ -44,7 +44,7 @@ class Grader:
             raise CourseError(f"{assignment} has not been released: run `course release {assignment}` first.")
         self.points = task_points(read_released(root, assignment))
         self.device = resolve_device(course)
-        self.checks = checks_digest(root, assignment)
+        self.digests = assignment_digests(root, assignment)
         self._worker: Worker | None = None
         self._starting = threading.Lock()
         self._closed = False
@@ -100,8 +100,27 @@ class Grader:
 
     def stands(self, result: SubmissionResult, submission: Submission) -> bool:
         """Whether a stored result is what grading the submission would find now."""
-        current = fingerprint(self.course, submission, self.checks, self.device, self.course.sandbox)
-        return result.verdict != Verdict.GRADER_FAULT and result.fingerprint == current
+        return result.verdict != Verdict.GRADER_FAULT and result.fingerprint == fingerprint(self._deciders(submission))
+
+    def _deciders(self, submission: Submission) -> dict[str, str]:
+        return deciders(self.course, submission, self.digests, self.device)
+
+    def would_find(self, result: SubmissionResult) -> bool:
+        """Whether grading the student's submission now would find this result, a refusal included."""
+        try:
+            submission = self._read(result.student)
+        except SubmissionFault as fault:  # such a result has no fingerprint: it is its reason, and tasks without checks
+            no_points = {task.name: task.points for task in result.tasks if not task.checks}
+            return result.reason == str(fault) and no_points == self.points
+        return self.stands(result, submission)
+
+    def changed_since(self, result: SubmissionResult) -> list[str]:
+        """Which of what decided a result is not what it was then; empty where that cannot be told."""
+        try:
+            now = self._deciders(self._read(result.student))
+        except SubmissionFault:
+            return ["submission"]
+        return [name for name, value in now.items() if result.decided_by.get(name, value) != value]
 
     def close(self) -> None:
         """End the worker, if it was started."""

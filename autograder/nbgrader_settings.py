@@ -83,6 +83,7 @@ def configure(config: Config, root: Path, course: Course | None = None) -> None:
     config.CourseLatePenalties.root = str(root)
     config.GenerateFeedback.preprocessors = list(FEEDBACK_STEPS)
     config.GenerateFeedback.exporter_class = "autograder.feedback_page.FeedbackPage"
+    config.ExportApp.plugin_class = "autograder.export.MarksExport"
     config.HTMLExporter.filters = dict(PAGE_FILTERS)
     _put_programs_on_path()
 

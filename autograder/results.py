@@ -79,6 +79,8 @@ class SubmissionResult(_Record):
     cells: tuple[CellResult, ...] = ()
     fingerprint: str = ""
     """Hash of everything that decided the result (see `autograder.fingerprint`)."""
+    decided_by: dict[str, str] = Field(default_factory=dict)
+    """The same part by part, so that one can tell which has changed."""
     sandbox: str = ""
     device: str = ""
     seed: int = 0
@@ -97,6 +99,10 @@ class SubmissionResult(_Record):
         return round(sum(task.points for task in self.tasks), 2)
 
 
+UNFINISHED = ".unfinished-"
+"""How names of files begin that are being written: a killed program leaves them, and the next run removes them."""
+
+
 def result_path(root: Path, assignment: str, student: str) -> Path:
     """Where the result of one submission is kept."""
     return root / "results" / assignment / f"{student}.json"
@@ -110,7 +116,7 @@ def save_result(path: Path, result: SubmissionResult) -> None:
 def write_atomically(path: Path, text: str) -> None:
     """Write a file so that a reader, or a power cut, sees the old one or the new one, never half of one."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=UNFINISHED)
     try:
         with os.fdopen(descriptor, "w", encoding="utf-8") as file:
             file.write(text)

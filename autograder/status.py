@@ -18,11 +18,11 @@ from urllib.parse import quote
 from autograder import submission as handed_in
 from autograder.course import Assignment, Course, CourseError
 from autograder.grading import Grader, check_student_id
+from autograder.marks_log import MarksLog
 from autograder.results import SubmissionResult, Verdict, load_result, result_path
 from autograder.submission import (
     CHECKS_SUFFIX,
     SubmissionFault,
-    read_submission,
     strange_folders,
     students_of,
     submission_folder,
@@ -51,14 +51,14 @@ class RecordedPoints:
         automatic: Points of each task as the checks found them; empty where nothing was recorded.
         score: Points as they count, with manual marks, extra credit and the late penalty.
         late_penalty: What was taken off for being late.
-        manual: Tasks that were marked by hand.
+        manual: Points of the tasks that were marked by hand.
         extension: Time that this student has beyond the due date.
     """
 
     automatic: dict[str, float] = field(default_factory=dict)
     score: float | None = None
     late_penalty: float = 0.0
-    manual: tuple[str, ...] = ()
+    manual: dict[str, float] = field(default_factory=dict)
     extension: timedelta = timedelta(0)
 
 
@@ -134,17 +134,26 @@ def assignment_status(root: Path, course: Course, assignment: Assignment) -> Ass
     except OSError as error:
         problem = f"{assignment.name} cannot be graded: {error.strerror}: {error.filename}"
     recorded = read_recorded(root, course, assignment.name)
+    unfinished = MarksLog(root, assignment.name).unfinished
     submitted = sorted([*students_of(root, assignment.name), *strange_folders(root, assignment.name)])
     results = {path.stem for path in (root / "results" / assignment.name).glob("*.json") if load_result(path)}
     students = tuple(
-        _student_status(root, assignment, student, grader, recorded.get(student, RecordedPoints()))
+        _student_status(
+            root, assignment, student, grader, recorded.get(student, RecordedPoints()), broken_off=student in unfinished
+        )
         for student in sorted({*submitted, *results})
     )
     return AssignmentStatus(assignment.name, students, problem)
 
 
 def _student_status(
-    root: Path, assignment: Assignment, student: str, grader: Grader | None, recorded: RecordedPoints
+    root: Path,
+    assignment: Assignment,
+    student: str,
+    grader: Grader | None,
+    recorded: RecordedPoints,
+    *,
+    broken_off: bool,
 ) -> StudentStatus:
     path = result_path(root, assignment.name, student)
     result = load_result(path)
@@ -152,9 +161,11 @@ def _student_status(
     late, late_notes = _lateness(folder, assignment, recorded)
     has_points = result is not None and result.verdict != Verdict.GRADER_FAULT
     found = {task.name: task.earned for task in result.tasks} if result and has_points else {}
+    state = _state(grader, result)
+    changed = grader.changed_since(result) if grader and result and state == State.STALE and folder.is_dir() else []
     return StudentStatus(
         student=student,
-        state=_state(root, student, grader, result),
+        state=state,
         submitted=folder.is_dir(),
         student_fault=result is not None and result.verdict == Verdict.STUDENT_FAULT,
         late=late,
@@ -162,26 +173,22 @@ def _student_status(
         result=result.score if result and has_points else None,
         recorded=recorded.score,
         max_score=result.max_score if result and has_points else None,
-        notes=(*_result_notes(student, folder, path, result), *late_notes, *_mark_notes(found, recorded)),
+        notes=(
+            *_result_notes(student, folder, path, result),
+            *([f"changed since: {', '.join(changed)}"] if changed else []),
+            *late_notes,
+            *(["recording was broken off: `course grade` puts it right"] if broken_off else []),
+            *_mark_notes(found, recorded),
+        ),
     )
 
 
-def _state(root: Path, student: str, grader: Grader | None, result: SubmissionResult | None) -> State:
+def _state(grader: Grader | None, result: SubmissionResult | None) -> State:
     if result is None:
         return State.NOT_GRADED
     if result.verdict == Verdict.GRADER_FAULT:
         return State.GRADER_FAULT
-    return State.GRADED if grader and _stands(root, student, grader, result) else State.STALE
-
-
-def _stands(root: Path, student: str, grader: Grader, result: SubmissionResult) -> bool:
-    """Whether grading now would find the stored result."""
-    try:
-        submission = read_submission(root, grader.assignment, student, grader.course.limits.files_bytes)
-    except SubmissionFault as fault:  # such a result has no fingerprint: it is its reason, and the tasks it gives zero
-        no_points = {task.name: task.points for task in result.tasks if not task.checks}
-        return result.reason == str(fault) and no_points == grader.points
-    return grader.stands(result, submission)
+    return State.GRADED if grader and grader.would_find(result) else State.STALE
 
 
 def _result_notes(student: str, folder: Path, path: Path, result: SubmissionResult | None) -> Iterator[str]:
@@ -278,42 +285,63 @@ def read_recorded(root: Path, course: Course, assignment: str) -> dict[str, Reco
     Raises:
         CourseError: The gradebook cannot be read.
     """
-    path = root / "gradebook.db"
-    if not path.is_file():
-        return {}
     rows = defaultdict(list)
+    for student, *row in _query(root / "gradebook.db", _RECORDED, (assignment, course.id)):
+        rows[str(student)].append(row)
+    return {student: _recorded_points(found) for student, found in rows.items()}
+
+
+def read_students(root: Path) -> list[str]:
+    """Everyone whom the gradebook knows, in order.
+
+    Raises:
+        CourseError: The gradebook cannot be read.
+    """
+    return [str(student) for (student,) in _query(root / "gradebook.db", "SELECT id FROM student ORDER BY id", ())]
+
+
+def _query(path: Path, question: str, values: tuple[str, ...]) -> list[tuple[object, ...]]:
+    """What a gradebook answers; nothing where there is none."""
+    if not path.is_file():
+        return []
     try:
-        with contextlib.closing(
-            sqlite3.connect(f"file:{quote(str(path))}?mode=ro", uri=True, timeout=_BUSY_SECONDS)
-        ) as database:
-            if not database.execute("SELECT 1 FROM sqlite_master").fetchone():
-                return {}  # nbgrader makes the file first and its tables later
-            for student, *row in database.execute(_RECORDED, (assignment, course.id)):
-                rows[student].append(row)
+        try:
+            return _ask(path, "ro", question, values)
+        except sqlite3.OperationalError as error:
+            if error.sqlite_errorname != "SQLITE_READONLY_ROLLBACK":
+                raise
+            return _ask(path, "rw", question, values)  # takes back what a killed program has half written
     except sqlite3.Error as error:
         raise CourseError(f"The gradebook {path} cannot be read: {error}. `course doctor` says more.") from error
-    return {student: _recorded_points(found) for student, found in rows.items()}
+
+
+def _ask(path: Path, mode: str, question: str, values: tuple[str, ...]) -> list[tuple[object, ...]]:
+    address = f"file:{quote(str(path))}?mode={mode}"
+    with contextlib.closing(sqlite3.connect(address, uri=True, timeout=_BUSY_SECONDS)) as database:
+        if not database.execute("SELECT 1 FROM sqlite_master").fetchone():
+            return []  # nbgrader makes the file first and its tables later
+        return database.execute(question, values).fetchall()
 
 
 def _recorded_points(rows: list[list[object]]) -> RecordedPoints:
     """What one student's rows of the gradebook come to, by nbgrader's rules: a manual mark takes precedence."""
     automatic: dict[str, float] = {}
-    manual, score, marked = [], 0.0, False
+    manual: dict[str, float] = {}
+    score, marked = 0.0, False
     extension, penalty = rows[0][0], rows[0][1]
     for _, _, cell, found, by_hand, extra in rows:
         name = str(cell).removesuffix(CHECKS_SUFFIX)
         if isinstance(found, float):
             automatic[name] = round(found, 2)
         if isinstance(by_hand, float):
-            manual.append(name)
+            manual[name] = by_hand
         points = by_hand if isinstance(by_hand, float) else found
         if isinstance(points, float):
             marked = True
             score += points + (extra if isinstance(extra, float) else 0.0)
     late_penalty = penalty if isinstance(penalty, float) else 0.0
-    return RecordedPoints(
-        automatic, round(score - late_penalty, 2) if marked else None, late_penalty, tuple(manual), _interval(extension)
-    )
+    counts = max(0.0, round(score - late_penalty, 2)) if marked else None
+    return RecordedPoints(automatic, counts, late_penalty, manual, _interval(extension))
 
 
 def _interval(stored: object) -> timedelta:
@@ -344,7 +372,7 @@ def table(assignments: list[AssignmentStatus]) -> str:
         for one, numbers in zip(assignments, counts, strict=True)
     ]
     problems = [one.problem for one in assignments if one.problem]
-    return "\n".join([*_align(rows, numbers_from=1), *problems])
+    return "\n".join([*align(rows, numbers_from=1), *problems])
 
 
 def student_lines(assignment: AssignmentStatus) -> str:
@@ -353,11 +381,12 @@ def student_lines(assignment: AssignmentStatus) -> str:
     for one in assignment.students:
         result = "" if one.result is None else f"{one.result:g} of {one.max_score:g}"
         recorded = "" if one.recorded is None else f"{one.recorded:g}"
-        rows.append([_shown(one.student), one.state.value, result, recorded, _shown("; ".join(one.notes))])
-    return "\n".join(_align(rows))
+        rows.append([shown(one.student), one.state.value, result, recorded, shown("; ".join(one.notes))])
+    return "\n".join(align(rows))
 
 
-def _align(rows: list[list[str]], numbers_from: int = 10**6) -> list[str]:
+def align(rows: list[list[str]], numbers_from: int = 10**6) -> list[str]:
+    """Lines of a table whose columns stand below one another; from that column on they are right-aligned."""
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     return [
         "  ".join(
@@ -368,6 +397,6 @@ def _align(rows: list[list[str]], numbers_from: int = 10**6) -> list[str]:
     ]
 
 
-def _shown(text: str) -> str:
+def shown(text: str) -> str:
     """A text without what would move a terminal's cursor: names of folders come from whoever filled them."""
     return "".join(character if character.isprintable() else "?" for character in text)

@@ -3,6 +3,7 @@
 import contextlib
 import json
 import os
+import sqlite3
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -13,13 +14,15 @@ from typing import Literal
 import click
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from sqlalchemy.exc import SQLAlchemyError
 
-from autograder.classroom import Marked, Recorder, grade_all, only_grader
+from autograder.classroom import Marked, Recorder, grade_all
 from autograder.course import Course, CourseError
 from autograder.grading import Grader
 from autograder.outputs import plain_text
 from autograder.report import mark_line, submission_report
 from autograder.results import Verdict
+from autograder.safekeeping import in_plain_words, only_grader
 from autograder.submission import misplaced, strange_folders
 from autograder.worker import WorkerFailed
 
@@ -57,7 +60,7 @@ def grade_and_print(
     pool = ThreadPoolExecutor(jobs or os.cpu_count() or 1)
     try:
         with only_grader(root, assignment), Grader(root, course, assignment) as grader, progress:
-            recorder = Recorder(root, course, assignment, dry_run=dry_run)
+            recorder = Recorder(grader, dry_run=dry_run, tell=lambda text: click.echo(text, err=True))
             bar = progress.add_task(f"grading {assignment}", total=len(students))
             for graded in grade_all(grader, students, pool, force=force):
                 marked.append(recorder.record(graded, force=force))
@@ -65,6 +68,10 @@ def grade_and_print(
                 _print_one(marked[-1], style, progress.console)
     except WorkerFailed as error:
         raise CourseError(str(error)) from error
+    except (OSError, sqlite3.Error, SQLAlchemyError) as error:
+        if plain := in_plain_words(error, root):
+            raise plain from error
+        raise
     except KeyboardInterrupt:
         raise CourseError(
             f"Interrupted: {len(marked)} of {len(students)} submissions are done, and kept. The same command goes on."

@@ -25,7 +25,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from autograder.course import Course, CourseError, load_course
-from autograder.fingerprint import checks_digest, fingerprint, versions
+from autograder.fingerprint import assignment_digests, deciders, versions
 from autograder.results import SubmissionResult, TaskResult, Verdict
 from autograder.submission import (
     Submission,
@@ -206,13 +206,13 @@ def _answer(
     released = read_released(root, assignment)
     points = points_of(course.assignment(assignment), released)
     checks = collected_checks(items, points)
-    digest = checks_digest(root, assignment)
+    digests = assignment_digests(root, assignment)
     sandbox.wait()
 
     def grade(submission: Submission, pace: Pace) -> SubmissionResult:
         return autograde(
             submission, checks, sandbox, course.limits, points, device=device, seed=course.seed,
-            fingerprint=fingerprint(course, submission, digest, device, course.sandbox), pace=pace,
+            decided_by=deciders(course, submission, digests, device), pace=pace,
         )  # fmt: skip
 
     def grade_reference() -> SubmissionResult:

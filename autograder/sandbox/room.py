@@ -18,7 +18,7 @@ from typing import Any, Literal
 
 from autograder.course import Limits
 from autograder.remote import wire
-from autograder.sandbox import bubblewrap
+from autograder.sandbox import bubblewrap, folders
 
 Isolation = Literal["namespaces", "bubblewrap", "none"]
 START_SECONDS = 120.0
@@ -76,8 +76,8 @@ class Sandbox:
         self.nested = nested
         self.preload = list(preload)
         self.isolation: Isolation = "none" if kind == "none" else "namespaces" if nested else "bubblewrap"
-        # As root, in a folder that the user whom the sandbox runs as can reach, which a root's TMPDIR may not be.
-        self.folder = Path(tempfile.mkdtemp(prefix="course-sandbox-", dir="/tmp" if os.getuid() == 0 else None))
+        folders.remove_lost_folders()
+        self.folder, self.folder_lock = folders.make_folder()
         self.owner = os.getpid()
         self.ready = False
         self.control, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
@@ -89,7 +89,7 @@ class Sandbox:
                 )
         except BaseException:
             self.control.close()
-            shutil.rmtree(self.folder, ignore_errors=True)
+            self._remove_folder()
             raise
 
     def _start_bubblewrap(self, room: Path, theirs: socket.socket) -> subprocess.Popen[bytes]:
@@ -219,7 +219,13 @@ class Sandbox:
             except subprocess.TimeoutExpired:
                 os.killpg(self.process.pid, signal.SIGKILL)
                 self.process.wait()
+        self._remove_folder()
+
+    def _remove_folder(self) -> None:
         shutil.rmtree(self.folder, ignore_errors=True)
+        if self.folder_lock >= 0:
+            os.close(self.folder_lock)
+            self.folder_lock = -1
 
     def __enter__(self) -> "Sandbox":
         return self

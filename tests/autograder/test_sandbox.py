@@ -705,7 +705,7 @@ def test_a_grader_that_is_killed_leaves_no_process_behind(tmp_path):
     script = tmp_path / "grader.py"
     daemons = "import subprocess\nfor _ in range(2): subprocess.Popen(['sleep', '1000'], start_new_session=True)"
     script.write_text(GRADER.format(
-        tests=str(Path(__file__).parent), course=str(tmp_path), daemons=daemons
+        tests=str(REPOSITORY / "tests"), course=str(tmp_path), daemons=daemons
     ))  # fmt: skip
     grader = subprocess.Popen([sys.executable, str(script)], stdout=subprocess.PIPE, text=True, cwd=REPOSITORY)
     folder = ""

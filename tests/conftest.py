@@ -158,7 +158,7 @@ def write_tiny_course(root: Path) -> TinyCourse:
     for path in (course.script, course.checks):
         path.parent.mkdir(parents=True)
     course.config.write_text(CONFIG)
-    (root / "nbgrader_config.py").write_text((Path(__file__).parents[2] / "nbgrader_config.py").read_text())
+    (root / "nbgrader_config.py").write_text((Path(__file__).parents[1] / "nbgrader_config.py").read_text())
     (course.script.parent / "expect.py").write_text(HELPER)
     course.script.write_text(SOLUTION)
     course.checks.write_text(CHECKS)
