@@ -6,6 +6,7 @@ in which nbgrader reads marks. So `course grade`, `nbgrader autograde` and the f
 """
 
 import atexit
+import contextlib
 import glob
 import io
 import logging
@@ -14,20 +15,29 @@ import re
 import shutil
 import sqlite3
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 from nbconvert.exporters import NotebookExporter
 from nbformat import from_dict
 from nbgrader import utils
-from nbgrader.api import Assignment, Grade, Gradebook, MissingEntry, SubmittedAssignment, SubmittedNotebook
+from nbgrader.api import (
+    Assignment,
+    Grade,
+    Gradebook,
+    InvalidEntry,
+    MissingEntry,
+    SubmittedAssignment,
+    SubmittedNotebook,
+)
 from nbgrader.converters import Autograde
 from nbgrader.converters.base import NbGraderException
 from nbgrader.coursedir import CourseDirectory
 from nbgrader.preprocessors import NbGraderPreprocessor
 from sqlalchemy import Engine, event, func
 from sqlalchemy.exc import SAWarning
+from tornado.log import app_log
 from traitlets import Bool
 from traitlets.config import Config
 
@@ -314,17 +324,28 @@ def _run_nbgrader(config: Config, result: SubmissionResult) -> None:
     folder.ignore = [*folder.ignore, *(glob.escape(path.name) for path in unsafe)]  # it would copy through links
     converter = Autograde(coursedir=folder, config=config)
     converter.force = True
+    with _collected(converter.log, app_log) as log:
+        try:
+            converter.start()
+        except NbGraderException as error:
+            raise NoMark(f"nbgrader could not record {result.student}: {error}\n{log.getvalue().strip()}") from error
+
+
+@contextlib.contextmanager
+def _collected(*loggers: logging.Logger) -> Iterator[io.StringIO]:
+    """Collect what nbgrader logs, with tracebacks, in place of printing it."""
     log = io.StringIO()
     handler = logging.StreamHandler(log)
-    converter.log.addHandler(handler)
-    propagate, converter.log.propagate = converter.log.propagate, False
+    before = [(logger, logger.propagate) for logger in loggers]
+    for logger in loggers:
+        logger.addHandler(handler)
+        logger.propagate = False
     try:
-        converter.start()
-    except NbGraderException as error:
-        raise NoMark(f"nbgrader could not record {result.student}: {error}\n{log.getvalue().strip()}") from error
+        yield log
     finally:
-        converter.log.removeHandler(handler)
-        converter.log.propagate = propagate
+        for logger, propagate in before:
+            logger.removeHandler(handler)
+            logger.propagate = propagate
 
 
 def _record_refused(config: Config, course: Course, root: Path, result: SubmissionResult) -> None:
@@ -333,9 +354,12 @@ def _record_refused(config: Config, course: Course, root: Path, result: Submissi
     folder = CourseDirectory(config=config)
     timestamp = folder.get_existing_timestamp(str(submission_folder(root, result.assignment, result.student)))
     when = {"timestamp": timestamp} if timestamp else {}
-    with Gradebook(config.CourseDirectory.db_url, course.id) as gradebook:
-        gradebook.update_or_create_student(result.student)
-        submission = gradebook.update_or_create_submission(result.assignment, result.student, **when)
+    with _collected(app_log), Gradebook(config.CourseDirectory.db_url, course.id) as gradebook:
+        try:
+            gradebook.update_or_create_student(result.student)
+            submission = gradebook.update_or_create_submission(result.assignment, result.student, **when)
+        except InvalidEntry as error:  # which the database's own errors become
+            raise NoMark(f"nbgrader could not record {result.student}: {error}") from error
         for notebook in submission.notebooks:
             for grade in notebook.grades:
                 grade.auto_score = 0.0

@@ -220,6 +220,25 @@ def test_a_gradebook_that_cannot_be_read_is_said(graded: TinyCourse, monkeypatch
         shapes(graded)
 
 
+HALF_WRITTEN = """
+import os, sqlite3
+database = sqlite3.connect("gradebook.db")
+database.execute("PRAGMA cache_size = 1")
+database.execute("BEGIN IMMEDIATE")
+database.execute("UPDATE grade SET auto_score = 0")
+for number in range(20_000):
+    database.execute("INSERT INTO course VALUES (?)", (f"{number:0200}",))
+os.kill(os.getpid(), 9)
+"""
+
+
+def test_what_a_killed_program_had_half_written_is_taken_back(graded: TinyCourse) -> None:
+    subprocess.run([sys.executable, "-c", HALF_WRITTEN], cwd=graded.root, check=False)
+    assert (graded.root / "gradebook.db-journal").exists()
+    assert student(graded, "ada").recorded == 5.0
+    assert states(graded) == ALL_GRADED
+
+
 def test_an_empty_gradebook_holds_nothing(graded: TinyCourse) -> None:
     (graded.root / "gradebook.db").write_bytes(b"")
     assert student(graded, "ada").notes == ("not in the gradebook",)
@@ -249,7 +268,7 @@ def test_the_command_prints_a_table_and_for_one_assignment_each_student(
     assert row.split() == ["shapes", "5", "3", "1", "0", "1", "1", "1", "0"]
     lines = CliRunner().invoke(main, ["status", "shapes"]).output.splitlines()
     assert lines[:3] == [heading, row, ""]
-    assert lines[4].split() == ["ada", "stale", "5", "of", "5", "5"]
+    assert re.split("  +", lines[4]) == ["ada", "stale", "5 of 5", "5", "changed since: submission"]
     assert re.split("  +", lines[6]) == ["cleo", "graded", "5 of 5", "4", "late by 1 d 12 h; late penalty 1"]
     assert lines[8].startswith("e?[2Jvil")
     wrong = CliRunner().invoke(main, ["status", "shape"])

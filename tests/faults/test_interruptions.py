@@ -47,6 +47,7 @@ class Undisturbed:
         outcome: What there is after the run.
         steps: How many steps the run has.
         seconds: What it took.
+        space: Bytes that the course takes then.
         killing: Runs commands that end themselves.
     """
 
@@ -55,6 +56,7 @@ class Undisturbed:
     outcome: dict[str, object]
     steps: int
     seconds: float
+    space: int
     killing: SelfKilling
 
 
@@ -80,7 +82,7 @@ def undisturbed(
         assert exported(whole.root, folder) == {student: f"{mark:g}" for student, mark in AFTER.items()}
         results = folder / "results"
         shutil.copytree(whole.root / "results", results, ignore=shutil.ignore_patterns("marks.jsonl"))
-        yield Undisturbed(course, results, everything(whole.root), steps, seconds, killing)
+        yield Undisturbed(course, results, everything(whole.root), steps, seconds, space(whole.root), killing)
 
 
 def resume_and_compare(undisturbed: Undisturbed, root: Path) -> None:
@@ -191,12 +193,19 @@ def fill(disk: Path, free: int) -> Path:
     return filler
 
 
-@pytest.mark.parametrize("kib", [0, 60, 300, *(pytest.param(8 * n, marks=pytest.mark.long) for n in range(1, 60))])
+def space(root: Path) -> int:
+    """Bytes that a folder's files take in blocks of 4 KiB."""
+    return sum(-(-path.stat().st_size // 4096) * 4096 for path in root.rglob("*") if path.is_file())
+
+
+@pytest.mark.parametrize(
+    "share", [0.0, 0.4, 0.8, *(pytest.param(n / 50, marks=pytest.mark.long) for n in range(1, 50))]
+)
 def test_a_full_disk_is_said_plainly_and_loses_nothing(
-    undisturbed: Undisturbed, small_disk: Path, kib: int, tmp_path: Path
+    undisturbed: Undisturbed, small_disk: Path, share: float, tmp_path: Path
 ) -> None:
     root = graded_but_not_recorded(undisturbed, small_disk)
-    filler = fill(small_disk, kib * 1024)
+    filler = fill(small_disk, int(share * (undisturbed.space - space(root))))
     said = undisturbed.killing.output
     said.write_text("")
     status, _ = undisturbed.killing.course(root, *GRADE)
