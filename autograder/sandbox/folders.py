@@ -10,7 +10,7 @@ import shutil
 import tempfile
 from pathlib import Path
 
-PREFIX = "course-sandbox-"
+PREFIX = "course-grading-"
 
 
 def parent_folder() -> Path:
