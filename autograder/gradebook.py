@@ -36,7 +36,7 @@ from nbgrader.converters.base import NbGraderException
 from nbgrader.coursedir import CourseDirectory
 from nbgrader.preprocessors import NbGraderPreprocessor
 from sqlalchemy import Engine, event, func
-from sqlalchemy.exc import SAWarning
+from sqlalchemy.exc import SAWarning, SQLAlchemyError
 from tornado.log import app_log
 from traitlets import Bool
 from traitlets.config import Config
@@ -103,7 +103,7 @@ class SubmissionExporter(NotebookExporter):  # type: ignore[misc]
                         convert()
                     finally:
                         self._recording_is_over()
-            except (CourseError, OSError, sqlite3.Error) as error:
+            except (CourseError, OSError, SQLAlchemyError) as error:
                 said = str(in_plain_words(error, root) or error)
                 self.log.error(said)
                 raise NbGraderException(said) from error

@@ -34,6 +34,7 @@ from autograder.authoring import (
 from autograder.course import Assignment, Course, CourseError, LatePolicy
 from autograder.lint import answers_of, checks_path, find_answer, lint, solution_path, summary
 from autograder.nbgrader_settings import configure
+from autograder.safekeeping import back_up
 
 STUDENT_PACKAGES = ("torch", "numpy", "matplotlib", "scikit-learn", "jupyterlab")
 """What a student installs to work on any assignment."""
@@ -75,6 +76,7 @@ def release(root: Path, course: Course, names: Sequence[str] = ()) -> list[Path]
             and `release/` are as they were.
     """
     _no_problems(root, course, names)
+    back_up(root)  # nbgrader takes the marks of a task that is gone out of the gradebook
     folders = []
     for assignment in course.select(names):
         _no_strangers(root, assignment)

@@ -85,11 +85,20 @@ def back_up(root: Path) -> Path | None:
         The new backup, None where there is nothing new to keep.
 
     Raises:
-        sqlite3.DatabaseError: The gradebook is damaged; no backup was deleted.
+        CourseError: The gradebook is damaged or stays locked, or the disk is full; no backup was deleted.
     """
-    gradebook, folder = root / "gradebook.db", root / "backups"
+    gradebook = root / "gradebook.db"
     if not gradebook.is_file() or not gradebook.stat().st_size:
         return None
+    try:
+        return _back_up(gradebook, root / "backups")
+    except (OSError, sqlite3.Error) as error:
+        if plain := in_plain_words(error, root):
+            raise plain from error
+        raise
+
+
+def _back_up(gradebook: Path, folder: Path) -> Path | None:
     folder.mkdir(exist_ok=True)
     with (folder / ".lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)  # graders of other assignments make backups here too
@@ -114,6 +123,8 @@ def _copy(gradebook: Path, copy: Path) -> None:
         contextlib.closing(_open(gradebook, PATIENCE_SECONDS)) as source,
         contextlib.closing(sqlite3.connect(copy)) as target,
     ):
+        source.execute("BEGIN")
+        source.execute("SELECT 1 FROM sqlite_master").fetchone()  # `backup` would wait for a lock without end
         source.backup(target)
         (verdict,) = target.execute("PRAGMA quick_check(1)").fetchone()
         if verdict != "ok":

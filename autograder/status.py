@@ -1,7 +1,8 @@
 """How an assignment stands: who handed in, which results would still be found now, which marks are not what was found.
 
 Only reads, and starts nothing: submissions and results are compared as grading would, and the gradebook is opened
-read-only, past nbgrader's own way in, which makes and migrates databases and takes seconds to import.
+read-only (unless a killed program has left something half written that SQLite must take back first), past nbgrader's
+own way in, which makes and migrates databases and takes seconds to import.
 """
 
 import contextlib
