@@ -92,7 +92,8 @@ _VALUES_ONLY = frozenset(dir(torch.Tensor)) - frozenset(dir(torch.nn.Module))
 class Remote:
     """Something that stays on the student's side: call it, or name one of its attributes.
 
-    It is no value: it has no truth, and does not answer to names of a tensor's own, except through `attribute`.
+    It is no value: it has no truth, cannot be compared, and does not answer to names of a tensor's own, except through
+    `attribute`.
     """
 
     def __init__(self, student: "Student", handle: int | None, path: tuple[str, ...], kind: str = "") -> None:
@@ -107,6 +108,11 @@ class Remote:
 
     def __bool__(self) -> bool:
         raise StudentError(UNREADABLE, "an object came where a value was expected")
+
+    def __eq__(self, other: object) -> bool:  # `assert student.f(x) != wrong` must not hold for any object
+        raise StudentError(UNREADABLE, "an object came where a value was expected")
+
+    __hash__ = object.__hash__
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         return self._student._request(

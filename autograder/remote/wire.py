@@ -193,11 +193,9 @@ class Decoder:
     def _values(self, node: dict[str, JsonValue]) -> torch.Tensor:
         dtype = DTYPES[node["dtype"]]
         shape, count = _shape(node["shape"])
-        data = bytearray(self.take(count * dtype.itemsize))
+        data = self._copy(count * dtype.itemsize, node["dtype"])
         if not data:
             return torch.empty(shape, dtype=dtype)
-        if dtype is torch.bool:  # a byte of 2 would make a boolean that is neither True nor False
-            return torch.frombuffer(data, dtype=torch.uint8).ne(0).reshape(shape)
         return torch.frombuffer(data, dtype=dtype).reshape(shape)
 
     def _array(self, node: dict[str, JsonValue], depth: int) -> Any:
@@ -205,9 +203,15 @@ class Decoder:
             raise WireError("an array of a dtype that may not cross")
         dtype = np.dtype(node["dtype"])
         shape, count = _shape(node["shape"])
-        data = bytearray(self.take(count * dtype.itemsize))
-        array = np.frombuffer(data, dtype=np.uint8) != 0 if dtype == np.bool_ else np.frombuffer(data, dtype=dtype)
-        return array.reshape(shape)
+        return np.frombuffer(self._copy(count * dtype.itemsize, node["dtype"]), dtype=dtype).reshape(shape)
+
+    def _copy(self, count: int, dtype: str) -> bytearray:
+        """The next bytes of the body, to be changed by whoever gets them."""
+        data = bytearray(self.take(count))
+        if dtype == "bool":  # a byte of 2 would make a boolean that is neither True nor False
+            numbers = np.frombuffer(data, dtype=np.uint8)
+            np.minimum(numbers, 1, out=numbers)
+        return data
 
     def _scalar(self, node: dict[str, JsonValue], depth: int) -> Any:
         if node["shape"] != []:
