@@ -196,7 +196,8 @@ def grade(
     """Grade submissions of an assignment and record the marks in nbgrader's gradebook.
 
     Reads submitted/STUDENT/NAME/NAME.ipynb, runs it in the sandbox, lets the hidden checks question it from outside,
-    and prints the mark; for a single student also which checks passed, and a hint where one did not. What has not
+    and prints the mark; for a single student also which checks passed, and a hint where one did not. Tries first to
+    break out of the sandbox, as `course doctor` does, and grades nothing where that works. What has not
     changed since it was graded is not graded again, so an interrupted run goes on where it stopped. A notebook under
     another name is reported with the command that puts it right. Exits with 0 when every submission has a mark, with 1
     when some could not be graded, each named with its reason, and with 2 for a command that is typed wrong.

@@ -200,6 +200,7 @@ def _answer(
 
     from autograder.authoring import read_script, solved_notebook
     from autograder.autograde import GraderFailed, Pace, autograde, collected_checks, points_of
+    from autograder.escapes import demand_walls
 
     torch.set_num_threads(1)
     device = resolve_device(course)
@@ -208,6 +209,8 @@ def _answer(
     checks = collected_checks(items, points)
     digests = assignment_digests(root, assignment)
     sandbox.wait()
+    if sandbox.kind != "none":
+        demand_walls(sandbox, root)
 
     def grade(submission: Submission, pace: Pace) -> SubmissionResult:
         return autograde(

@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 from conftest import TinyCourse
 
-from autograder import doctor
+from autograder import doctor, escapes
 from autograder.doctor import Finding, Level, examine, verdict
 from autograder.sandbox import bubblewrap, room
 
@@ -161,7 +161,7 @@ def test_rooms_that_share_folders_or_are_not_ended_are_found_out(monkeypatch: py
         "template.py": ("    for folder in (HOME, SHARED_MEMORY, TEMPORARY):", "    for folder in (HOME,):"),
     })  # fmt: skip
     monkeypatch.setattr(room.Room, "close", lambda room: None)
-    monkeypatch.setattr(doctor, "GONE_SECONDS", 0.5)
+    monkeypatch.setattr(escapes, "GONE_SECONDS", 0.5)
     found = [*tried(None), Finding(Level.OK, "read the course folder", "")]
     assert escapes_of(found) == {"see another submission", "leave a process behind"}
     assert left_behind() == set()
