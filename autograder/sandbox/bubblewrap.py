@@ -150,7 +150,8 @@ def arguments(walls: Walls, sources: list[str]) -> list[str]:
             result += ["--ro-bind", str(path), str(path)]
     for file in ("/etc/ld.so.cache", "/etc/ld.so.conf", "/etc/ld.so.conf.d", "/etc/alternatives", "/etc/localtime"):
         result += ["--ro-bind-try", file, file]
-    result += ["--proc", "/proc", "--dev", "/dev"]
+    # /dev/zero maps as memory that no process's resident set need show; /dev/full reads the same, and does not map.
+    result += ["--proc", "/proc", "--dev", "/dev", "--dev-bind", "/dev/full", "/dev/zero"]
     size = str(walls.files_bytes)
     for folder in ("/tmp", HOME, "/dev/shm"):
         result += ["--size", size, "--tmpfs", folder]

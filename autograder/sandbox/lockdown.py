@@ -21,8 +21,8 @@ _PR_SET_DUMPABLE, _PR_SET_SECCOMP, _PR_SET_NO_NEW_PRIVS = 4, 22, 38
 _SECCOMP_MODE_FILTER = 2
 _ALLOW, _KILL, _ERRNO = 0x7FFF0000, 0x80000000, 0x00050000
 
-_LOAD, _JUMP_EQUAL, _JUMP_GREATER_EQUAL, _JUMP_SET, _RETURN = 0x20, 0x15, 0x35, 0x45, 0x06
-_AT_NUMBER, _AT_ARCH, _AT_ARGUMENT = 0, 4, 16
+_LOAD, _AND, _JUMP_EQUAL, _JUMP_GREATER_EQUAL, _JUMP_SET, _RETURN = 0x20, 0x54, 0x15, 0x35, 0x45, 0x06
+_AT_NUMBER, _AT_ARCH, _AT_ARGUMENT, _ARGUMENT_SIZE = 0, 4, 16, 8
 
 # system call numbers: (x86_64, aarch64); None where there is no such call
 _REFUSED: dict[str, tuple[int | None, int | None]] = {
@@ -38,13 +38,16 @@ _REFUSED: dict[str, tuple[int | None, int | None]] = {
     "kexec_load": (246, 104), "kexec_file_load": (320, 294),
     "init_module": (175, 105), "finit_module": (313, 273), "delete_module": (176, 106),
     "name_to_handle_at": (303, 264), "open_by_handle_at": (304, 265),
-    # memory that no process's resident set shows; what is shared through /dev/shm is capped there
+    # memory that no process's resident set shows; what lies in /dev/shm is counted there
     "memfd_create": (319, 279), "memfd_secret": (447, 447), "shmget": (29, 194), "shmat": (30, 196),
+    "msgget": (68, 186),
     "swapon": (167, 224), "swapoff": (168, 225), "reboot": (169, 142), "acct": (163, 89), "quotactl": (179, 60),
     "settimeofday": (170, 170), "clock_settime": (227, 112), "adjtimex": (159, 171), "clock_adjtime": (305, 266),
     "iopl": (172, None), "ioperm": (173, None), "modify_ldt": (154, None), "vhangup": (153, 58), "syslog": (103, 116),
 }  # fmt: skip
 _CLONE, _CLONE3, _SOCKET = (56, 220), (435, 435), (41, 198)
+_MMAP, _MADVISE, _SIGACTION = (9, 222), (28, 233), (13, 134)
+_MAP_KIND, _MAP_SHARED, _MAP_ANONYMOUS, _MADV_PAGEOUT, _SIGCHLD = 0xF, 1, 0x20, 21, 17
 _ALLOWED_FAMILIES = (1, 2, 10, 16)  # unix, inet, inet6, netlink: all dead ends in an empty network namespace
 _ARCHITECTURES = {"x86_64": (0, 0xC000003E), "aarch64": (1, 0xC00000B7)}
 
@@ -146,6 +149,37 @@ def _program(machine: str) -> bytes:
         _instruction(_LOAD, _AT_ARGUMENT),
         _instruction(_JUMP_SET, _CLONE_NEW, 0, 1),
         refuse,
+        load_number,
+    ]
+    # Memory shared by no name stays when no process has it in its resident set any more.
+    code += [
+        _instruction(_JUMP_EQUAL, _MMAP[column], 0, 5),
+        _instruction(_LOAD, _AT_ARGUMENT + 3 * _ARGUMENT_SIZE),
+        _instruction(_JUMP_SET, _MAP_ANONYMOUS, 0, 3),
+        _instruction(_AND, _MAP_KIND),
+        _instruction(_JUMP_EQUAL, _MAP_SHARED, 0, 1),
+        refuse,
+        load_number,
+    ]
+    # Nor does what a process has put out to swap.
+    code += [
+        _instruction(_JUMP_EQUAL, _MADVISE[column], 0, 3),
+        _instruction(_LOAD, _AT_ARGUMENT + 2 * _ARGUMENT_SIZE),
+        _instruction(_JUMP_EQUAL, _MADV_PAGEOUT, 0, 1),
+        refuse,
+        load_number,
+    ]
+    # Children whose end is ignored take the computing time that they used with them. What happens at a child's end
+    # stays as it is; shells, which want to be told of it, are told that it was done, or they would not start.
+    code += [
+        _instruction(_JUMP_EQUAL, _SIGACTION[column], 0, 7),
+        _instruction(_LOAD, _AT_ARGUMENT),
+        _instruction(_JUMP_EQUAL, _SIGCHLD, 0, 5),
+        _instruction(_LOAD, _AT_ARGUMENT + _ARGUMENT_SIZE),
+        _instruction(_JUMP_EQUAL, 0, 0, 2),
+        _instruction(_LOAD, _AT_ARGUMENT + _ARGUMENT_SIZE + 4),
+        _instruction(_JUMP_EQUAL, 0, 1, 0),
+        _instruction(_RETURN, _ERRNO | 0),
         load_number,
     ]
     families = len(_ALLOWED_FAMILIES)

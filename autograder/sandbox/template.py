@@ -181,6 +181,7 @@ def lock_down(request: dict[str, Any], cells: Any) -> None:
             file_bytes=request["files_bytes"],
         )
         lockdown.show_memory(True)
+        signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # whoever started the grader may have had it ignored
         lockdown.filter_system_calls()
 
 
@@ -214,8 +215,9 @@ def watch(lifeline: socket.socket, child: int, isolation: str, baseline: int) ->
                         kill_seen(pid)
             pids = processes(child, isolation)
             cpu, resident = usage_of(pids)
-            # What a process has in common with the template is not the submission's.
-            say(lifeline, {"cpu": cpu, "memory": max(0, resident - baseline * len(pids))})
+            # What a process has in common with the template is not the submission's; what lies in its folders is.
+            files = 0 if isolation == "none" else sum(map(used_bytes, (HOME, SHARED_MEMORY, TEMPORARY)))
+            say(lifeline, {"cpu": cpu, "memory": max(0, resident - baseline * len(pids)) + files})
 
 
 def kill(pid: int) -> None:
@@ -267,6 +269,12 @@ def usage_of(pids: list[int]) -> tuple[float, int]:
             ticks += sum(int(field) for field in fields[11:15])
             pages += int(fields[21])
     return ticks / TICK, pages * PAGE
+
+
+def used_bytes(folder: str) -> int:
+    """What the files of a folder that is a filesystem in memory take of it."""
+    status = os.statvfs(folder)
+    return (status.f_blocks - status.f_bfree) * status.f_frsize
 
 
 def say(lifeline: socket.socket, message: dict[str, Any]) -> None:

@@ -334,7 +334,7 @@ def test_the_second_tables_of_system_calls_are_closed(room):
     assert result_of(room, by_number) == errno.EPERM
     old_call = """
     import ctypes, mmap, os
-    code = mmap.mmap(-1, 4096, prot=7)
+    code = mmap.mmap(-1, 4096, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS, prot=7)
     code.write(bytes.fromhex('b814000000cd80c3'))  # getpid by `int 0x80`
     child = os.fork()
     if child == 0:
@@ -375,32 +375,76 @@ def test_memory_that_no_process_holds_cannot_be_had(room):
         result = [os.memfd_create('hoard') >= 0]
     except PermissionError:
         result = [False]
-    segment = libc.shmget(0, 4096, 0o1600)
-    result.append(segment >= 0)
+    segment, queue = libc.shmget(0, 4096, 0o1600), libc.msgget(0, 0o1600)
+    result += [segment >= 0, queue >= 0]
     if segment >= 0:
         libc.shmctl(segment, 0, None)  # IPC_RMID
+    if queue >= 0:
+        libc.msgctl(queue, 0, None)
+    import mmap
+    for descriptor in (-1, os.open('/dev/zero', os.O_RDWR)):
+        try:
+            block = mmap.mmap(descriptor, 2**20, flags=mmap.MAP_SHARED)
+            block.write(b'x' * 2**20)
+            block.madvise(mmap.MADV_DONTNEED)  # out of the resident set
+            result.append(block[9] == 120)
+        except OSError:
+            result.append(False)
     """
-    assert result_of(room, source) == [False, False]
+    assert result_of(room, source) == [False] * 5
     outside: dict = {}
     exec(textwrap.dedent(source), outside)
-    assert outside["result"] == [True, True]
+    assert outside["result"] == [True] * 5
+
+
+def test_memory_cannot_be_put_out_to_swap(room, bare):
+    source = """
+    import ctypes, mmap
+    block = mmap.mmap(-1, 4096, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+    address = ctypes.addressof(ctypes.c_char.from_buffer(block))
+    result = [ctypes.CDLL(None).madvise(ctypes.c_void_p(address), 4096, advice) for advice in (21, 4)]
+    """
+    assert result_of(room, source) == [-1, 0]
+    assert result_of(bare, source) == [0, 0]
+
+
+def test_memory_of_its_own_and_shared_by_files_can_be_had(room):
+    """What libraries do: numpy's arrays, torch's shared tensors, multiprocessing's queues and locks, subprocesses."""
+    source = """
+    import mmap, multiprocessing, subprocess, torch
+    mmap.mmap(-1, 4096, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS).close()
+    shared = torch.zeros(3).share_memory_()
+    fork = multiprocessing.get_context('fork')
+    value, queue, lock = fork.Value('i', 0), fork.Queue(), fork.Lock()
+    def work():
+        shared.add_(1)
+        value.value += 1
+        queue.put('done')
+    child = fork.Process(target=work)
+    child.start()
+    child.join()
+    with open('/dev/zero', 'rb') as zero:
+        nothing = zero.read(3)
+    shells = [['sh', '-c', 'true; (true & true); echo x'], ['bash', '-c', 'sleep 0.1 & wait; echo x']]
+    printed = [subprocess.run(shell, capture_output=True).stdout.decode() for shell in shells]
+    result = [shared.tolist(), value.value, queue.get(), list(nothing), printed]
+    """
+    assert result_of(room, source) == [[1.0, 1.0, 1.0], 1, "done", [0, 0, 0], ["x\n", "x\n"]]
 
 
 def test_a_room_sees_nothing_of_another(sandbox, room):
     source = """
-    import ctypes, os, socket, subprocess, tempfile
+    import os, socket, subprocess, tempfile
     for folder in ('/home/student', '/tmp', '/dev/shm'):
         open(f'{folder}/mine', 'w').write('secret')
-    queue = ctypes.CDLL(None).msgget(4711, 0o1666)
     listener = socket.socket(socket.AF_UNIX)
     listener.bind('\\0course')
     listener.listen()
     sleeper = subprocess.Popen(['sleep', '1000'])
     """
     look = """
-    import ctypes, os, socket
+    import os, socket
     found = [os.path.exists(f'{folder}/mine') for folder in ('/home/student', '/tmp', '/dev/shm')]
-    found += [ctypes.CDLL(None).msgget(4711, 0) >= 0]
     try:
         socket.socket(socket.AF_UNIX).connect('\\0course')
         found.append(True)
@@ -412,8 +456,8 @@ def test_a_room_sees_nothing_of_another(sandbox, room):
     assert run_cell(room, source)[1] is None
     other = sandbox.open()
     try:
-        assert result_of(other, look) == [False] * 6
-        assert result_of(room, look) == [True] * 6
+        assert result_of(other, look) == [False] * 5
+        assert result_of(room, look) == [True] * 5
     finally:
         other.close()
 
@@ -547,6 +591,38 @@ def test_computing_time_of_children_counts_even_when_they_have_no_parent_left(re
     branch.close()
     request.getfixturevalue(where).end_branches()
     assert result_of(request.getfixturevalue(where), "result = 'still here'") == "still here"
+
+
+@pytest.mark.parametrize("how", ["SIG_IGN", "SA_NOCLDWAIT"])
+def test_computing_time_of_children_counts_even_when_their_end_is_ignored(room, bare, how):
+    """The kernel forgets the time of children whose parent asks not to be told of their end."""
+    source = """
+    import ctypes, os, signal, struct, time
+    def children():
+        return open(f'/proc/self/task/{os.getpid()}/children').read().split()
+    action = struct.pack('Q128xi4xQ', 1, 0, 0) if how == 'SIG_IGN' else struct.pack('Q128xi4xQ', 0, 2, 0)
+    ctypes.CDLL(None).sigaction(signal.SIGCHLD, action, None)
+    if os.fork() == 0:
+        while time.process_time() < 0.5: pass
+        os._exit(0)
+    time.sleep(0.2)
+    while any(open(f'/proc/{n}/stat').read().split(') ')[1][0] == 'R' for n in children()): time.sleep(0.05)
+    result = len(children())
+    """
+    for where, left in ((room, 1), (bare, 0)):
+        before = where.usage().cpu_seconds
+        assert result_of(where, source, how=how) == left
+        assert (where.usage().cpu_seconds - before >= 0.5) == (left == 1)
+
+
+@pytest.mark.parametrize("where", ["room", "single"])
+def test_files_in_memory_count_as_memory(request, where):
+    room = request.getfixturevalue(where)
+    before = room.usage().memory_bytes
+    run_cell(room, "for folder in ('/tmp', '/dev/shm', '.'): open(f'{folder}/full', 'wb').write(bytes(3 * 2**20))")
+    assert 9 * 2**20 <= room.usage().memory_bytes - before < 20 * 2**20
+    run_cell(room, "import os\nfor folder in ('/tmp', '/dev/shm', '.'): os.unlink(f'{folder}/full')")
+    assert room.usage().memory_bytes - before < 9 * 2**20
 
 
 def test_the_kernel_ends_a_process_at_the_limit_of_the_submission(sandbox):
