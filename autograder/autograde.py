@@ -17,6 +17,7 @@ import pytest
 from autograder.checks import Student, StudentError
 from autograder.course import Assignment, Limits
 from autograder.fingerprint import fingerprint, versions
+from autograder.judging import JudgingTooLong, limited_judging
 from autograder.outputs import clean_outputs, plain_text
 from autograder.plugin import CONNECT, Check, Outcome, as_check, run_check, safe_cause
 from autograder.remote import wire
@@ -30,6 +31,9 @@ MAX_PRINTED = 4000
 MAX_OUTPUT_BYTES = 16 * 2**20
 """Output kept of a whole submission."""
 MAX_DETAIL = 20_000
+MEMORY_FULL = 0.9
+"""Share of the memory limit from which on a check that failed has failed for want of memory."""
+TOO_LARGE = "what your code returned is too large to be judged"
 REFERENCE_FACTOR = 20.0
 """A limit is at least this many times what the reference took on this machine."""
 
@@ -278,10 +282,28 @@ class _Run:
 
         check.item.config.stash[CONNECT] = lambda: Student(ask)
         before = self._cpu()
-        outcome = run_check(check)
+        try:
+            with limited_judging():
+                outcome = run_check(check)
+        except JudgingTooLong as error:  # between two steps of pytest's
+            outcome = Outcome(passed=False, exception=error, ran=True, text=str(error))
+        if isinstance(outcome.exception, JudgingTooLong):  # perhaps in the middle of an answer: no more of that branch
+            ending.append(RoomEnded(TOO_LARGE))
         self._demand_ours_worked(check, outcome, ending)
+        if isinstance(outcome.exception, StudentError) and not ending and self._filled_memory(branch):
+            ending.append(LimitExceeded(f"used up its {self.limits.memory_bytes / 2**30:.1f} GiB of memory"))
         printed = "" if ending else self._printed(branch)
         return self._result(check, outcome, ending, printed, max(0.0, self._cpu() - before)), next(iter(ending), None)
+
+    def _filled_memory(self, branch: Room) -> bool:
+        """Whether a branch has had nearly all the memory that it may have.
+
+        Code that is refused more has an exception. What fills memory in one check will in the next, and that takes
+        seconds: it is treated like code that never ends.
+        """
+        with contextlib.suppress(RoomEnded):
+            return branch.peak_memory() > MEMORY_FULL * self.limits.memory_bytes
+        return False
 
     def _demand_ours_worked(self, check: Check, outcome: Outcome, ending: list[RoomEnded]) -> None:
         if ending or outcome.passed:
@@ -289,7 +311,7 @@ class _Run:
         # A check that stops in its set-up, is skipped or cannot reach the sandbox has not judged anyone.
         if not outcome.ran and not isinstance(outcome.exception, StudentError):
             raise GraderFailed(f"check {check.item.name} did not run: {outcome.text or outcome.exception}")
-        if isinstance(outcome.exception, SandboxFailed | MemoryError | OSError | KeyboardInterrupt):
+        if isinstance(outcome.exception, SandboxFailed | OSError | KeyboardInterrupt):
             raise GraderFailed(f"check {check.item.name} could not run: {outcome.exception!r}")
 
     def _result(
@@ -303,6 +325,8 @@ class _Run:
         return _result_of(check, passed=passed, cause=cause, detail=detail, cpu_seconds=round(cpu_seconds, 3))
 
     def _cause(self, exception: BaseException | None) -> str:
+        if isinstance(exception, MemoryError):
+            return TOO_LARGE
         cause = safe_cause(exception)
         if isinstance(exception, StudentError):
             # The line's text is read from what was handed in, not from what its process says.

@@ -26,6 +26,7 @@ from typing import TYPE_CHECKING, Any
 
 from autograder.course import Course, CourseError, load_course
 from autograder.fingerprint import assignment_digests, deciders, versions
+from autograder.judging import limit_memory
 from autograder.results import SubmissionResult, TaskResult, Verdict
 from autograder.submission import (
     Submission,
@@ -264,6 +265,7 @@ class _Jobs:
         ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG: a worker that dies takes its children along
         if not_for_child is not None:
             not_for_child.close()
+        limit_memory()
         signal.alarm(self.seconds)  # a backstop: without a handler it ends this child, which is a fault of ours
         try:
             reply.sendall(self._result(student, grade).model_dump_json().encode())

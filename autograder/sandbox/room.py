@@ -315,6 +315,14 @@ class Room:
         """
         return self._tell(b"u")
 
+    def peak_memory(self) -> int:
+        """The most bytes that one process of its branches has had at once, beyond what the template shares with it.
+
+        Raises:
+            RoomEnded: It is gone.
+        """
+        return self._tell(b"p").memory_bytes
+
     def end_branches(self) -> None:
         """Kill every process of the submission but its first."""
         self._tell(b"r")

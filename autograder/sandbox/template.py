@@ -210,11 +210,14 @@ def watch(lifeline: socket.socket, child: int, isolation: str, baseline: int) ->
                 _, status, usage = os.wait4(child, 0)
                 return status, usage.ru_utime + usage.ru_stime
             if question == b"r":
-                for pid in processes(child, isolation):
-                    if pid != (1 if isolation == "namespaces" else child):
-                        kill_seen(pid)
+                for pid in branches(child, isolation):
+                    kill_seen(pid)
             pids = processes(child, isolation)
             cpu, resident = usage_of(pids)
+            if question == b"p":
+                peak = max(map(peak_of, branches(child, isolation)), default=0)
+                say(lifeline, {"cpu": cpu, "memory": max(0, peak - baseline)})
+                continue
             # What a process has in common with the template is not the submission's; what lies in its folders is.
             files = 0 if isolation == "none" else sum(map(used_bytes, (HOME, SHARED_MEMORY, TEMPORARY)))
             say(lifeline, {"cpu": cpu, "memory": max(0, resident - baseline * len(pids)) + files})
@@ -250,6 +253,12 @@ def processes(child: int, isolation: str) -> list[int]:
     return found
 
 
+def branches(child: int, isolation: str) -> list[int]:
+    """The submission's processes but its first."""
+    first = 1 if isolation == "namespaces" else child
+    return [pid for pid in processes(child, isolation) if pid != first]
+
+
 def kill_seen(pid: int) -> None:
     """Kill a process by its number in the submission's own /proc, where os.kill would take it for another's."""
     with contextlib.suppress(OSError):
@@ -269,6 +278,13 @@ def usage_of(pids: list[int]) -> tuple[float, int]:
             ticks += sum(int(field) for field in fields[11:15])
             pages += int(fields[21])
     return ticks / TICK, pages * PAGE
+
+
+def peak_of(pid: int) -> int:
+    """The most bytes that a process has had in memory at once."""
+    with contextlib.suppress(OSError, IndexError, ValueError):
+        return int(Path(f"/proc/{pid}/status").read_text(errors="replace").split("VmHWM:")[1].split()[0]) * 1024
+    return 0
 
 
 def used_bytes(folder: str) -> int:
