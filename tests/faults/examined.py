@@ -22,7 +22,6 @@ from autograder.results import UNFINISHED, load_result
 
 WRONG_AREA = "def area(side):\n    return side.square() + 1"
 WRONG_VOLUME = "def volume(side, height):\n    return side"
-CRASH = "import os\ndef volume(side, height):\n    os._exit(1)"
 ON_TIME, LATE = "2027-10-01 12:00:00 UTC", "2027-11-02 12:00:00 UTC"
 BEFORE = {"ada": 5.0, "bob": 1.75, "cleo": 4.0}
 """Marks of the first round: bob's by hand, cleo's with a late penalty."""
@@ -66,7 +65,8 @@ def second_round(course: TinyCourse) -> None:
     hand_in(course, "ada", {"area": WRONG_AREA, "volume": WRONG_VOLUME})
     hand_in(course, "bob", {"area": WRONG_AREA, "volume": "def volume(a, h):\n    return a.square() * h"})
     hand_in(course, "dan", b"{")
-    hand_in(course, "eve", {"volume": CRASH})
+    hand_in(course, "eve", {"volume": WRONG_VOLUME})
+    (course.root / "submitted/eve/shapes/link").symlink_to("nowhere")  # it is left out, which is a fault of hers
     hand_in(course, "fay", {})
 
 
