@@ -71,10 +71,15 @@ class Tried:
     outside: bool | str | None
 
 
+def mark() -> str:
+    """How the names of folders and processes begin that this process makes, so that it can tell them from others'."""
+    return f"course-doctor-{os.getpid()}-"
+
+
 @contextlib.contextmanager
 def folder_for_traps() -> Iterator[Path]:
     """A new folder that rooms' users could read if it were shown to them; removed in the end."""
-    folder = Path(tempfile.mkdtemp(prefix="course-doctor-", dir="/tmp" if os.getuid() == 0 else None))
+    folder = Path(tempfile.mkdtemp(prefix=mark(), dir="/tmp" if os.getuid() == 0 else None))
     try:
         yield folder
     finally:
@@ -212,7 +217,7 @@ class Traps:
     @contextlib.contextmanager
     def set_in(folder: Path) -> Iterator["Traps"]:
         """Set the traps, with their files in a folder; take them away in the end."""
-        environment, process, other = (f"course-doctor-{secrets.token_hex(8)}" for _ in range(3))
+        environment, process, other = (f"{mark()}{secrets.token_hex(8)}" for _ in range(3))
         variable = "COURSE_DOCTOR_SECRET"
         open_folder = folder / "open"
         open_folder.mkdir()

@@ -28,10 +28,18 @@ ATTEMPTS = {
 }  # fmt: skip
 
 
+def start(folder: Path, environment: dict[str, str], *options: str) -> subprocess.Popen[str]:
+    """`course doctor` as an instructor types it, under way."""
+    command = [sys.executable, "-c", "from autograder.cli import main; main()", "doctor", *options]
+    pipe = subprocess.PIPE
+    return subprocess.Popen(command, cwd=folder, env=environment, stdout=pipe, stderr=pipe, text=True)
+
+
 def run(folder: Path, environment: dict[str, str], *options: str) -> subprocess.CompletedProcess[str]:
     """`course doctor` as an instructor types it."""
-    command = [sys.executable, "-c", "from autograder.cli import main; main()", "doctor", *options]
-    return subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=False)
+    process = start(folder, environment, *options)
+    stdout, stderr = process.communicate()
+    return subprocess.CompletedProcess(process.args, process.returncode, stdout, stderr)
 
 
 def files_of(folder: Path) -> dict[str, tuple[int, int]]:
@@ -39,12 +47,13 @@ def files_of(folder: Path) -> dict[str, tuple[int, int]]:
     return {str(path): (path.stat().st_size, path.stat().st_mtime_ns) for path in folder.rglob("*")}
 
 
-def left_behind() -> set[str]:
-    """What doctor might leave on this machine: folders, and processes by their command lines."""
-    found = {str(path) for place in ("/tmp", "/dev/shm") for path in Path(place).glob("course-doctor-*")}
+def left_behind(pid: int) -> set[str]:
+    """What a process that tried ways out might leave: folders, and processes by their command lines."""
+    mark = f"course-doctor-{pid}-"
+    found = {str(path) for place in ("/tmp", "/dev/shm") for path in Path(place).glob(f"{mark}*")}
     for path in Path("/proc").glob("[0-9]*/cmdline"):
         with contextlib.suppress(OSError):
-            found |= {path.parent.name} if b"course-doctor-" in path.read_bytes() else set()
+            found |= {path.parent.name} if mark.encode() in path.read_bytes() else set()
     return found
 
 
@@ -60,11 +69,12 @@ def escapes_of(findings: list[Finding]) -> set[str]:
 
 def test_all_is_well_here(released: TinyCourse, environment: dict[str, str]) -> None:
     before = files_of(released.root)
-    done = run(released.root, environment, "--json")
-    found = json.loads(done.stdout)
+    process = start(released.root, environment, "--json")
+    stdout, stderr = process.communicate()
+    found = json.loads(stdout)
     by_subject = {finding["subject"]: finding for finding in found["findings"]}
     assert [finding for finding in found["findings"] if finding["level"] == "problem"] == []
-    assert (done.returncode, found["safe"]) == (0, True)
+    assert (process.returncode, found["safe"]) == (0, True)
     assert found["verdict"].startswith("Grading is safe here")
     for attempt in ATTEMPTS:
         assert by_subject[attempt]["level"] == "ok", by_subject[attempt]
@@ -74,9 +84,9 @@ def test_all_is_well_here(released: TinyCourse, environment: dict[str, str]) -> 
     assert {"Python", "bubblewrap", "user namespaces", "nested namespaces", "template", "memory", "GPU"} <= {
         *by_subject
     }
-    assert "Ways out of a room" in done.stderr
+    assert "Ways out of a room" in stderr
     assert files_of(released.root) == before
-    assert left_behind() == set()
+    assert left_behind(process.pid) == set()
 
 
 def test_without_bubblewrap_it_says_how_to_install_it(tmp_path: Path, environment: dict[str, str]) -> None:
@@ -100,7 +110,7 @@ def test_without_walls_every_attempt_works_and_nothing_should_be_graded(
     for_root = set() if os.getuid() == 0 else {"write kernel settings", "mount"}
     assert escapes_of(found) == ATTEMPTS - for_root
     assert verdict(found).startswith("NOTHING SHOULD BE GRADED HERE: student code can read the course folder, ")
-    assert left_behind() == set()
+    assert left_behind(os.getpid()) == set()
 
 
 def edit_room(monkeypatch: pytest.MonkeyPatch, edits: dict[str, tuple[str, str]]) -> None:
@@ -164,7 +174,7 @@ def test_rooms_that_share_folders_or_are_not_ended_are_found_out(monkeypatch: py
     monkeypatch.setattr(escapes, "GONE_SECONDS", 0.5)
     found = [*tried(None), Finding(Level.OK, "read the course folder", "")]
     assert escapes_of(found) == {"see another submission", "leave a process behind"}
-    assert left_behind() == set()
+    assert left_behind(os.getpid()) == set()
 
 
 def test_where_nested_namespaces_are_denied_grading_is_slower_and_safe(monkeypatch: pytest.MonkeyPatch) -> None:
