@@ -286,12 +286,12 @@ def test_course_grade_stays_off_while_nbgrader_autograde_works(
     os.kill(command.pid, signal.SIGCONT)
     assert refused[0] == 1
     assert "shapes is being graded by another command" in undisturbed.killing.output.read_text()
-    assert command.wait() == 1  # it cannot read dan's file
+    assert command.wait() == 1  # it cannot read dan's file, nor copy eve's link to nowhere: they have no mark yet
     assert len(list((root / "backups").iterdir())) > before
-    assert exported(root, tmp_path) == {**{name: f"{mark:g}" for name, mark in AFTER.items()}, "dan": ""}
+    assert exported(root, tmp_path) == {**{name: f"{mark:g}" for name, mark in AFTER.items()}, "dan": "", "eve": ""}
     logged = log.read_text().count("\n")
     resume_and_compare(undisturbed, root)
-    assert log.read_text().count("\n") == logged + 2  # dan alone is recorded: the others are whole
+    assert log.read_text().count("\n") == logged + 4  # these two are recorded now: the others are whole
 
 
 def test_nbgrader_autograde_stays_off_while_course_grade_works(
