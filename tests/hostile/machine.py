@@ -1,0 +1,82 @@
+"""The machine that grades, as attacks find it: a grader's process with secrets, and ears for whatever gets out."""
+
+import os
+import socket
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+TOKEN = "token-of-the-grader"
+
+
+@dataclass(frozen=True)
+class Machine:
+    """What is there to be found.
+
+    Attributes:
+        known: What attackers know of it, by the names in their `known.py`.
+        heard: What has come in at any of its sockets.
+    """
+
+    known: dict[str, object]
+    heard: list[bytes]
+
+
+@contextmanager
+def machine(course: Path) -> Iterator[Machine]:
+    """A process that holds a secret, and sockets that hear what is sent to them, for as long as it is open."""
+    heard: list[bytes] = []
+    with ExitStack() as stack:
+        grader = stack.enter_context(
+            subprocess.Popen(
+                [sys.executable, "-c", "import sys; kept = sys.argv[1]; sys.stdin.read()", TOKEN],
+                env={"GRADER_TOKEN": TOKEN}, stdin=subprocess.PIPE,
+            )
+        )  # fmt: skip
+        stack.callback(grader.kill)
+        path = course / "grader.socket"
+        abstract = f"\0grader-{os.getpid()}"
+        ears = [socket.socket(socket.AF_INET), socket.socket(socket.AF_UNIX), socket.socket(socket.AF_UNIX)]
+        for ear, address in zip(ears, (("127.0.0.1", 0), abstract, str(path)), strict=True):
+            ear.bind(address)
+            ear.listen()
+            threading.Thread(target=_listen, args=(ear, heard), daemon=True).start()
+        datagrams = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+        datagrams.bind(("127.0.0.1", 0))
+        threading.Thread(target=_receive, args=(datagrams, heard), daemon=True).start()
+        for ear in (*ears, datagrams):
+            stack.callback(ear.close)
+        stack.callback(path.unlink, missing_ok=True)
+        yield Machine(
+            {
+                "COURSE": str(course), "GRADER": grader.pid, "PORT": ears[0].getsockname()[1], "ABSTRACT": abstract,
+                "SOCKET": str(path), "DATAGRAMS": datagrams.getsockname()[1],
+            },
+            heard,
+        )  # fmt: skip
+
+
+def _listen(ear: socket.socket, heard: list[bytes]) -> None:
+    while True:
+        try:
+            caller, _ = ear.accept()
+        except OSError:
+            return
+        with caller:
+            caller.settimeout(5)
+            try:
+                heard.append(caller.recv(4096))
+            except OSError:
+                heard.append(b"")
+
+
+def _receive(ear: socket.socket, heard: list[bytes]) -> None:
+    while True:
+        try:
+            heard.append(ear.recv(4096))
+        except OSError:
+            return

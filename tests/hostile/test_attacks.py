@@ -1,0 +1,199 @@
+"""Every attack in one class, graded by the real commands: each gets what is honest in it and nothing else happens."""
+
+import ctypes
+import json
+import os
+import re
+import shutil
+import subprocess
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+from attack import TRIED, WORKED, Attack
+from attacks import ATTACKS
+from conftest import TinyCourse
+from controls import Bench
+from machine import Machine, machine
+from nbgrader.api import Gradebook
+
+from autograder.authoring import read_script, solved_notebook
+from autograder.course import Limits
+from autograder.results import SubmissionResult, Verdict, load_result, result_path
+from autograder.sandbox.room import Sandbox
+
+LIMITS = "Limits(cell_seconds=2, check_seconds=2, submission_seconds=60, memory_bytes=2 * 2**30, processes=32, "
+LIMITS += "files_bytes=4 * 2**20, output_bytes=2**16, wall_factor=5)"
+HONEST = ("a_honest", "h_honest", "p_honest", "z_honest")
+NOW = [attack for attack in ATTACKS if not attack.long]
+each_attack = pytest.mark.parametrize("attack", NOW, ids=[attack.name for attack in NOW])
+
+
+@dataclass(frozen=True)
+class Graded:
+    """A class that was graded."""
+
+    course: TinyCourse
+    grade: subprocess.CompletedProcess[str]
+    feedback: subprocess.CompletedProcess[str]
+    left_processes: list[str]
+    left_folders: list[str]
+
+    def result(self, student: str) -> SubmissionResult:
+        """What grading found."""
+        found = load_result(result_path(self.course.root, "shapes", student))
+        assert found is not None, self.grade.stderr
+        return found
+
+    def everything(self, student: str) -> str:
+        """All that is recorded and shown of a submission, but for its own files and its own text."""
+        page = self.course.root / "feedback" / student / "shapes" / "shapes.html"
+        return self.result(student).model_dump_json() + (page.read_text() if page.exists() else "")
+
+
+@pytest.fixture(scope="module")
+def hostile_course(released_once: TinyCourse, tmp_path_factory: pytest.TempPathFactory) -> TinyCourse:
+    """The released tiny course with small limits; nothing is handed in."""
+    root = tmp_path_factory.mktemp("hostile") / "course"
+    shutil.copytree(released_once.root, root)
+    course = TinyCourse(root)
+    course.edit(course.config, "import Assignment, Course", "import Assignment, Course, Limits")
+    course.edit(course.config, "    assignments=", f"    limits={LIMITS},\n    assignments=")
+    return course
+
+
+@pytest.fixture(scope="module")
+def grading_machine(hostile_course: TinyCourse) -> Iterator[Machine]:
+    with machine(hostile_course.root) as found:
+        yield found
+
+
+@pytest.fixture(scope="module")
+def graded(hostile_course: TinyCourse, grading_machine: Machine, environment: dict[str, str]) -> Graded:
+    """The class of all attacks, honest submissions between them."""
+    course = hostile_course
+    script = read_script(course.script)
+    for student in HONEST:
+        hand_in_honestly(course, student)
+    for attack in NOW:
+        attack.hand_in(course.root / "submitted" / attack.name / "shapes", script, grading_machine.known)
+    return grade(course, {**environment, "GRADER_TOKEN": "token-of-the-grader"})
+
+
+def hand_in_honestly(course: TinyCourse, student: str) -> None:
+    folder = course.root / "submitted" / student / "shapes"
+    folder.mkdir(parents=True)
+    (folder / "shapes.ipynb").write_text(json.dumps(solved_notebook(read_script(course.script))))
+
+
+def grade(course: TinyCourse, environment: dict[str, str]) -> Graded:
+    """Run `course grade` and `course feedback`, and look at what they leave behind."""
+    ctypes.CDLL(None).prctl(36, 1)  # PR_SET_CHILD_SUBREAPER: what they leave running becomes a child of this process
+    before = set(children())
+    found = []
+    for command in ("grade", "feedback"):
+        line = ["course", command, "shapes", "--jobs", "4"]
+        found.append(
+            subprocess.run(line, cwd=course.root, env=environment, capture_output=True, text=True, check=False)
+        )
+    left = [name for pid, name in children().items() if pid not in before]
+    ctypes.CDLL(None).prctl(36, 0)
+    return Graded(course, *found, left, abandoned_folders())
+
+
+def children() -> dict[int, str]:
+    """Children of this process that still run, with their names."""
+    found = {}
+    for pid in map(int, Path(f"/proc/{os.getpid()}/task/{os.getpid()}/children").read_text().split()):
+        state, name = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0], f"/proc/{pid}/comm"
+        if state != "Z":
+            found[pid] = Path(name).read_text().strip()
+    return found
+
+
+def abandoned_folders(seconds: float = 30.0) -> list[str]:
+    """Folders of sandboxes in /tmp in which no process writes any more; those of others come and go."""
+    end = time.monotonic() + seconds
+    while True:
+        held = {str(link.readlink()) for link in Path("/proc").glob("[0-9]*/fd/2") if os.access(link, os.F_OK)}
+        left = [str(path) for path in Path("/tmp").glob("course-sandbox-*") if f"{path}/stderr" not in held]
+        if not left or time.monotonic() > end:
+            return left
+        time.sleep(0.2)
+
+
+@pytest.fixture(scope="module")
+def bench(
+    released_once: TinyCourse, grading_machine: Machine, hostile_course: TinyCourse,
+    tmp_path_factory: pytest.TempPathFactory,
+) -> Iterator[Bench]:  # fmt: skip
+    """A machine on which nothing stops an attack."""
+    limits = Limits(memory_bytes=2 * 2**30, processes=64, files_bytes=64 * 2**20)
+    with Sandbox("none", limits, hostile_course.root) as sandbox:
+        yield Bench(hostile_course, grading_machine.known, sandbox)
+
+
+# each attack
+
+
+@each_attack
+def test_an_attack_earns_what_is_honest_in_it(graded: Graded, attack: Attack) -> None:
+    result = graded.result(attack.name)
+    assert (result.verdict, tuple(task.earned for task in result.tasks)) == (attack.verdict, attack.marks), result
+    assert attack.reason in result.reason
+    assert (attack.verdict == Verdict.GRADED) == (not result.reason)
+
+
+@each_attack
+def test_an_attack_does_not_get_what_it_is_after(graded: Graded, attack: Attack) -> None:
+    everything = graded.everything(attack.name)
+    assert WORKED not in everything
+    assert not attack.tries or TRIED in everything
+
+
+@each_attack
+def test_an_attack_works_where_nothing_stops_it(bench: Bench, attack: Attack) -> None:
+    attack.control(attack, bench)
+
+
+# the rest of the class
+
+
+def test_the_gradebook_holds_what_was_earned_and_nobody_else(graded: Graded) -> None:
+    with Gradebook(f"sqlite:///{graded.course.root / 'gradebook.db'}", "tiny") as gradebook:
+        marks = [(one.student.id, one.score) for one in gradebook.assignment_submissions("shapes")]
+    expected = {attack.name: float(sum(attack.marks)) for attack in NOW} | dict.fromkeys(HONEST, 5.0)
+    assert sorted(marks) == sorted(expected.items()), graded.grade.stderr
+
+
+def test_honest_submissions_are_graded_as_if_there_were_no_attacks(
+    graded: Graded, released_once: TinyCourse, environment: dict[str, str], tmp_path: Path
+) -> None:
+    shutil.copytree(released_once.root, tmp_path / "course")
+    calm = TinyCourse(tmp_path / "course")
+    shutil.copy(graded.course.config, calm.config)
+    for student in HONEST:
+        hand_in_honestly(calm, student)
+    alone = grade(calm, environment)
+    for student in HONEST:
+        assert alone.result(student).score == 5.0
+        assert without_times(graded.course, student) == without_times(calm, student)
+
+
+def without_times(course: TinyCourse, student: str) -> tuple[str, str]:
+    """A result as its file holds it, times left out, and the feedback page."""
+    text = result_path(course.root, "shapes", student).read_text()
+    page = course.root / "feedback" / student / "shapes" / "shapes.html"
+    return re.sub(r'"(cpu|wall)_seconds": [0-9.e+-]+', "", text), page.read_text()
+
+
+def test_nothing_is_left_behind(graded: Graded) -> None:
+    assert graded.left_processes == []
+    assert graded.left_folders == []
+
+
+def test_nothing_came_out_of_the_sandbox(graded: Graded, grading_machine: Machine) -> None:
+    assert graded.grade.returncode == 0
+    assert grading_machine.heard == []
