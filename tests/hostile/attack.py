@@ -23,6 +23,7 @@ Control = Callable[["Attack", "Bench"], None]
 """Shows an attack at work: fails where it does not work even without what protects against it."""
 
 TRIED, WORKED = "TRIED", "WORKED"
+FAULT = Verdict.STUDENT_FAULT
 
 KNOWN = '''\
 """What an attacker may find out of the grading machine, and how an attack says how it went."""
@@ -111,7 +112,12 @@ class Attack:
         if self.place:
             self.place(folder, notebook)
         else:
-            (folder / "shapes.ipynb").write_text(json.dumps(notebook))
+            write_notebook(folder, notebook)
+
+
+def write_notebook(folder: Path, notebook: Notebook) -> None:
+    """Write the notebook where it belongs."""
+    (folder / "shapes.ipynb").write_text(json.dumps(notebook))
 
 
 def known_file(known: Mapping[str, object]) -> str:

@@ -1,32 +1,28 @@
 """Where attacks meet nothing that stops them: an attack that fails here too proves nothing by failing elsewhere."""
 
 import json
-from collections.abc import Mapping
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from attack import WORKED, Attack
+from attack import WORKED, Attack, Control, Notebook
 from conftest import TinyCourse
-from rooms import ask, run_cell
+from course import HIDDEN_TESTS, POINTS
+from nbformat import from_dict
+from nbgrader.utils import determine_grade
+from rooms import SECONDS, ask, run_cell
 
 from autograder.authoring import Script, read_script
-from autograder.sandbox.room import RoomEnded, Sandbox
-from autograder.submission import cell_text
+from autograder.remote import wire
+from autograder.sandbox.room import Room, RoomEnded, Sandbox
+from autograder.submission import cell_text, grade_id
 
 RECORDED = Path(__file__).with_name("stock_nbgrader.json")
-
-HIDDEN_TESTS = {
-    "area": """\
-assert torch.allclose(area(torch.tensor([1.7])), torch.tensor([2.89]))
-side = torch.tensor([1.5], requires_grad=True)
-assert torch.allclose(torch.autograd.grad(area(side).sum(), side)[0], torch.tensor([3.0]))
-""",
-    "volume": """\
-assert torch.allclose(volume(torch.tensor([2.0]), torch.tensor([3.5])), torch.tensor([14.0]))
-""",
-}
-"""The hidden checks of `shapes` as most graders have them: code that runs in the student's own process."""
 
 
 @dataclass(frozen=True)
@@ -45,42 +41,55 @@ class Bench:
     def __init__(self, course: TinyCourse, known: Mapping[str, object], sandbox: Sandbox) -> None:
         """Take a released course, what attacks know of the machine, and a sandbox without walls."""
         self.course, self.known, self.sandbox = course, known, sandbox
-        self.ran: dict[str, Ran] = {}
+        self.ran: dict[tuple[str, ...], Ran] = {}
 
     @property
     def script(self) -> Script:
         """The reference solution."""
         return read_script(self.course.script)
 
-    def run(self, attack: Attack) -> Ran:
-        """Run a submission without walls, where nbgrader would, its hidden tests as cells of its own process."""
-        if attack.name not in self.ran:
-            self.ran[attack.name] = self._run(attack)
-        return self.ran[attack.name]
+    def hand_in(self, attack: Attack) -> Path:
+        """A folder with the submission, as deep in the course as nbgrader would put it, and the released files."""
+        folder = self.course.root / "unprotected" / attack.name / "shapes"
+        if not folder.exists():
+            attack.hand_in(folder, self.script, self.known)
+            shutil.copy(self.course.script.parent / "expect.py", folder)
+        return folder
 
-    def _run(self, attack: Attack) -> Ran:
-        folder = self.course.root / "autograded" / attack.name / "shapes"
-        attack.hand_in(folder, self.script, self.known)
-        for path in self.course.script.parent.glob("*.py"):
-            (folder / path.name).write_bytes(path.read_bytes()) if path != self.course.script else None
+    def run(self, attack: Attack, tests: Mapping[str, str] = HIDDEN_TESTS) -> Ran:
+        """Run a submission without walls, hidden tests as further cells of its own process."""
+        key = (attack.name, *tests.values())
+        if key not in self.ran:
+            with self.room(attack) as room:
+                self.ran[key] = _run(room, attack.notebook(self.script), tests)
+        return self.ran[key]
+
+    @contextmanager
+    def room(self, attack: Attack) -> Iterator[Room]:
+        """A process without walls in the submission's folder."""
+        folder = self.hand_in(attack)
         room = self.sandbox.open()
-        notebook = json.loads((folder / "shapes.ipynb").read_text())
-        texts, passed = [], []
         try:
             run_cell(room, f"import os, sys\nos.chdir({str(folder)!r})\nsys.path.append(os.getcwd())")
             ask(room, op="begin", seed=0)
-            for cell in notebook["cells"]:
-                if cell["cell_type"] == "code":
-                    texts.append(json.dumps(run_cell(room, cell_text(cell))[0]))
-            for task, source in HIDDEN_TESTS.items():
-                outputs, error = run_cell(room, source)
-                texts.append(json.dumps(outputs))
-                passed += [task] if error is None else []
-        except RoomEnded as ending:
-            texts.append(str(ending))
+            yield room
         finally:
             room.close()
-        return Ran("\n".join(texts), tuple(passed))
+
+
+def _run(room: Room, notebook: Notebook, tests: Mapping[str, str]) -> Ran:
+    texts, passed = [], []
+    try:
+        for cell in notebook["cells"]:
+            if cell["cell_type"] == "code":
+                texts.append(json.dumps(run_cell(room, cell_text(cell))[0]))
+        for task, source in tests.items():
+            outputs, error = run_cell(room, source)
+            texts.append(json.dumps(outputs))
+            passed += [task] if error is None else []
+    except RoomEnded as ending:
+        texts.append(str(ending))
+    return Ran("\n".join(texts), tuple(passed))
 
 
 def recorded(attack: Attack) -> dict[str, Any]:
@@ -95,8 +104,95 @@ def works_without_walls(attack: Attack, bench: Bench) -> None:
     assert WORKED in ran.text, ran.text
 
 
-def passes_tests_in_its_own_process(attack: Attack, bench: Bench) -> None:
+def works_in_the_graders_python(attack: Attack, bench: Bench) -> None:
+    """Run as a script by the Python that grades, it gets what it is after."""
+    done = subprocess.run(
+        [sys.executable, "-c", f"from known import *\n{attack.cell}"], cwd=bench.hand_in(attack), check=True,
+        capture_output=True, text=True,
+    )  # fmt: skip
+    assert WORKED in done.stdout
+
+
+def passes_tests_in_its_process(attack: Attack, bench: Bench) -> None:
     """Hidden tests that run in the student's process, as nbgrader's do, pass for every task that it should lose."""
     ran = bench.run(attack)
-    cheated = {task for task, mark, points in zip(HIDDEN_TESTS, attack.marks, (2, 3), strict=True) if mark < points}
+    cheated = {task for task, mark in zip(POINTS, attack.marks, strict=True) if mark < POINTS[task]}
     assert cheated and cheated <= set(ran.passed), ran.text
+
+
+def passes(test: str) -> Control:
+    """Another hidden test in the student's process that it passes, on `result`, the volume of a box of 5.46875."""
+    source = f"result = volume(torch.tensor([1.25]), torch.tensor([3.5]))\n{test}"
+
+    def control(attack: Attack, bench: Bench) -> None:
+        ran = bench.run(attack, {"volume": source})
+        assert ran.passed == ("volume",), ran.text
+
+    return control
+
+
+def beats_stock_nbgrader(attack: Attack, bench: Bench) -> None:
+    """Stock nbgrader gave it marks that it had not earned, took marks from it that it had, or gave none at all."""
+    found = recorded(attack)
+    assert found["marks"] != list(attack.marks), found
+
+
+def ends_a_script_with_success(attack: Attack, bench: Bench) -> None:
+    """A script of the answer and its hidden test, judged by its exit code as many graders do, succeeds."""
+    folder = bench.hand_in(attack)
+    script = f"from known import *\n{attack.answers['volume']}\nassert volume(1, 1) == 5.46875"
+    (folder / "script.py").write_text(script)
+    assert subprocess.run([sys.executable, "script.py"], cwd=folder, check=False).returncode == 0
+
+
+def imports_the_folder(attack: Attack, bench: Bench) -> None:
+    """A Python that starts in the submission's folder, as nbgrader's kernels do, imports what lies there."""
+    line = [sys.executable, "-c", "import expect"]
+    done = subprocess.run(line, cwd=bench.hand_in(attack), capture_output=True, text=True, check=False)
+    assert WORKED in done.stdout, done.stderr
+
+
+def pytest_passes(attack: Attack, bench: Bench) -> None:
+    """pytest, run in the submission's folder, finds that a wrong answer passes."""
+    folder = bench.hand_in(attack)
+    (folder / "test_hidden.py").write_text("def test_volume():\n    assert 0 == 5.46875\n")
+    line = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "test_hidden.py"]
+    done = subprocess.run(line, cwd=folder, capture_output=True, text=True, check=False)
+    assert "1 passed" in done.stdout, done.stdout
+
+
+def runs_without_an_error(attack: Attack, bench: Bench) -> None:
+    """Run as it was handed in, the notebook shows no error."""
+    assert '"error"' not in bench.run(attack, {}).text
+
+
+def read_by_nbgrader_as(task_id: str, points: float) -> Control:
+    """nbgrader, from what was handed in alone, reads this many points for a cell."""
+
+    def control(attack: Attack, bench: Bench) -> None:
+        (cell,) = [cell for cell in attack.notebook(bench.script)["cells"] if grade_id(cell) == task_id]
+        assert determine_grade(from_dict(cell))[0] == points
+
+    return control
+
+
+def handed_in_as(says_so: Callable[[Notebook], bool]) -> Control:
+    """The notebook says of itself what it should not be believed."""
+
+    def control(attack: Attack, bench: Bench) -> None:
+        assert says_so(attack.notebook(bench.script))
+
+    return control
+
+
+def speaks_for_the_server(attack: Attack, bench: Bench) -> None:
+    """What the attack has made up arrives at the grader's end as the answer to a question."""
+    with bench.room(attack) as room:
+        for cell in attack.notebook(bench.script)["cells"]:
+            if cell["cell_type"] == "code":
+                run_cell(room, cell_text(cell))
+        question = wire.pack(
+            {"op": "call", "object": None, "path": ["volume"], "args": [1.25, 3.5], "kwargs": {}}
+        )  # fmt: skip
+        answers = bytes(room.ask(question, SECONDS)) + bytes(room.ask(question, SECONDS))
+    assert b"forged" in answers

@@ -1,10 +1,8 @@
 """Every attack in one class, graded by the real commands: each gets what is honest in it and nothing else happens."""
 
 import ctypes
-import json
 import os
 import re
-import shutil
 import subprocess
 import time
 from collections.abc import Iterator
@@ -16,17 +14,15 @@ from attack import TRIED, WORKED, Attack
 from attacks import ATTACKS
 from conftest import TinyCourse
 from controls import Bench
+from course import HONEST, hand_in_honestly, write_hostile_course
 from machine import Machine, machine
 from nbgrader.api import Gradebook
 
-from autograder.authoring import read_script, solved_notebook
+from autograder.authoring import read_script
 from autograder.course import Limits
 from autograder.results import SubmissionResult, Verdict, load_result, result_path
 from autograder.sandbox.room import Sandbox
 
-LIMITS = "Limits(cell_seconds=2, check_seconds=2, submission_seconds=60, memory_bytes=2 * 2**30, processes=32, "
-LIMITS += "files_bytes=4 * 2**20, output_bytes=2**16, wall_factor=5)"
-HONEST = ("a_honest", "h_honest", "p_honest", "z_honest")
 NOW = [attack for attack in ATTACKS if not attack.long]
 each_attack = pytest.mark.parametrize("attack", NOW, ids=[attack.name for attack in NOW])
 
@@ -54,14 +50,9 @@ class Graded:
 
 
 @pytest.fixture(scope="module")
-def hostile_course(released_once: TinyCourse, tmp_path_factory: pytest.TempPathFactory) -> TinyCourse:
-    """The released tiny course with small limits; nothing is handed in."""
-    root = tmp_path_factory.mktemp("hostile") / "course"
-    shutil.copytree(released_once.root, root)
-    course = TinyCourse(root)
-    course.edit(course.config, "import Assignment, Course", "import Assignment, Course, Limits")
-    course.edit(course.config, "    assignments=", f"    limits={LIMITS},\n    assignments=")
-    return course
+def hostile_course(tmp_path_factory: pytest.TempPathFactory) -> TinyCourse:
+    """The released course; nothing is handed in."""
+    return write_hostile_course(tmp_path_factory.mktemp("hostile") / "course")
 
 
 @pytest.fixture(scope="module")
@@ -80,12 +71,6 @@ def graded(hostile_course: TinyCourse, grading_machine: Machine, environment: di
     for attack in NOW:
         attack.hand_in(course.root / "submitted" / attack.name / "shapes", script, grading_machine.known)
     return grade(course, {**environment, "GRADER_TOKEN": "token-of-the-grader"})
-
-
-def hand_in_honestly(course: TinyCourse, student: str) -> None:
-    folder = course.root / "submitted" / student / "shapes"
-    folder.mkdir(parents=True)
-    (folder / "shapes.ipynb").write_text(json.dumps(solved_notebook(read_script(course.script))))
 
 
 def grade(course: TinyCourse, environment: dict[str, str]) -> Graded:
@@ -125,11 +110,8 @@ def abandoned_folders(seconds: float = 30.0) -> list[str]:
 
 
 @pytest.fixture(scope="module")
-def bench(
-    released_once: TinyCourse, grading_machine: Machine, hostile_course: TinyCourse,
-    tmp_path_factory: pytest.TempPathFactory,
-) -> Iterator[Bench]:  # fmt: skip
-    """A machine on which nothing stops an attack."""
+def bench(graded: Graded, grading_machine: Machine, hostile_course: TinyCourse) -> Iterator[Bench]:
+    """The same machine after grading, with nothing that stops an attack."""
     limits = Limits(memory_bytes=2 * 2**30, processes=64, files_bytes=64 * 2**20)
     with Sandbox("none", limits, hostile_course.root) as sandbox:
         yield Bench(hostile_course, grading_machine.known, sandbox)
@@ -169,11 +151,9 @@ def test_the_gradebook_holds_what_was_earned_and_nobody_else(graded: Graded) -> 
 
 
 def test_honest_submissions_are_graded_as_if_there_were_no_attacks(
-    graded: Graded, released_once: TinyCourse, environment: dict[str, str], tmp_path: Path
+    graded: Graded, environment: dict[str, str], tmp_path: Path
 ) -> None:
-    shutil.copytree(released_once.root, tmp_path / "course")
-    calm = TinyCourse(tmp_path / "course")
-    shutil.copy(graded.course.config, calm.config)
+    calm = write_hostile_course(tmp_path / "course")
     for student in HONEST:
         hand_in_honestly(calm, student)
     alone = grade(calm, environment)

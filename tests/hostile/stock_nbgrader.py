@@ -1,0 +1,153 @@
+"""What stock nbgrader makes of every attack, recorded in `stock_nbgrader.json`.
+
+    python tests/hostile/stock_nbgrader.py [NAME...]
+
+makes the assignment that the attacks are handed in to as instructors do in nbgrader, with the hidden tests in the
+notebook, and runs `nbgrader autograde` with nothing configured, one submission at a time: of all attacks, which takes
+some ten minutes, or of those named. Only run it on a machine that may be harmed: nothing stops the attacks here.
+"""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+HERE = Path(__file__).parent
+sys.path[:0] = [str(HERE), str(HERE.parent), str(HERE.parents[1])]
+
+from attack import TRIED, WORKED, Attack, checks_cell  # noqa: E402
+from attacks import ATTACKS  # noqa: E402
+from conftest import TinyCourse  # noqa: E402
+from controls import RECORDED  # noqa: E402
+from course import HIDDEN_TESTS, HONEST, hand_in_honestly, write_hostile_course  # noqa: E402
+from machine import machine  # noqa: E402
+from nbgrader.api import Gradebook, MissingEntry  # noqa: E402
+
+from autograder.authoring import read_script  # noqa: E402
+
+SECONDS = 60.0
+"""After this an attack has hung `nbgrader autograde`: an ordinary submission takes some four seconds."""
+
+
+def write_stock_course(root: Path) -> TinyCourse:
+    """The course as it is without this package: no settings but its name, hidden tests in the notebook."""
+    ours = write_hostile_course(root.parent / "ours")
+    (root / "source" / "shapes").mkdir(parents=True)
+    for name in ("shapes.ipynb", "expect.py"):
+        shutil.copy(ours.root / "source" / "shapes" / name, root / "source" / "shapes" / name)
+    for folder in ("solutions", "tests"):
+        shutil.copytree(ours.root / folder, root / folder)
+    shutil.copy(ours.config, root)
+    path = root / "source" / "shapes" / "shapes.ipynb"
+    notebook = json.loads(path.read_text())
+    for task, tests in HIDDEN_TESTS.items():
+        cell = checks_cell(notebook, task)
+        cell["source"] = f"{''.join(cell['source'])}\n### BEGIN HIDDEN TESTS\n{tests}### END HIDDEN TESTS"
+    path.write_text(json.dumps(notebook))
+    (root / "nbgrader_config.py").write_text("c = get_config()\nc.CourseDirectory.course_id = 'tiny'\n")
+    _nbgrader(root, "generate_assignment", "shapes")
+    return TinyCourse(root)
+
+
+def _nbgrader(root: Path, *arguments: str) -> tuple[int | None, str]:
+    """Run nbgrader: its exit code, None where it had to be killed, and what it said."""
+    environment = {
+        **os.environ, "HOME": str(root.parent), "JUPYTER_CONFIG_DIR": str(root.parent / "jupyter"),
+        "IPYTHONDIR": str(root.parent / "ipython"), "GRADER_TOKEN": "token-of-the-grader",
+        "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
+    }  # fmt: skip
+    with tempfile.TemporaryFile("w+") as said:
+        process = subprocess.Popen(
+            ["nbgrader", *arguments], cwd=root, env=environment, stdout=said, stderr=said, stdin=subprocess.DEVNULL,
+            start_new_session=True,
+        )  # fmt: skip
+        try:
+            code: int | None = process.wait(SECONDS)
+        except subprocess.TimeoutExpired:
+            code = None
+        for pid in _family(process.pid):
+            _kill(pid)
+        process.wait()
+        said.seek(0)
+        return code, said.read()
+
+
+def _family(leader: int) -> list[int]:
+    """A process and all that it has started."""
+    found = [leader]
+    for pid in found:
+        try:
+            for task in Path(f"/proc/{pid}/task").iterdir():
+                found += map(int, (task / "children").read_text().split())
+        except OSError:
+            pass
+    return found
+
+
+def _kill(pid: int) -> None:
+    try:
+        os.kill(pid, signal.SIGKILL)
+    except ProcessLookupError:
+        pass
+
+
+def outcome(course: TinyCourse, attack: Attack, known: dict[str, object]) -> dict[str, Any]:
+    """Hand an attack in and have nbgrader grade it.
+
+    Returns:
+        `marks` for `area` and `volume` or None, `ended` (graded, no mark, hung), `tried` and `worked` (whether it said
+        so in what nbgrader recorded), and `honest`: the mark of an honest submission in the same run.
+    """
+    root = course.root
+    folder = root / "submitted" / attack.name / "shapes"
+    attack.hand_in(folder, read_script(course.script), known)
+    code, said = _nbgrader(root, "autograde", "shapes", "--student", attack.name, "--force")
+    recorded = root / "autograded" / attack.name / "shapes" / "shapes.ipynb"
+    text = recorded.read_text(errors="replace") if recorded.exists() else ""
+    marks = _marks(root, attack.name)
+    ended = "hung" if code is None else "graded" if marks is not None and recorded.exists() else "no mark"
+    shutil.rmtree(folder.parent)
+    return {"marks": marks, "ended": ended, "tried": TRIED in text, "worked": WORKED in text}
+
+
+def _marks(root: Path, student: str) -> list[float] | None:
+    with Gradebook(f"sqlite:///{root / 'gradebook.db'}", "tiny") as gradebook:
+        try:
+            notebook = gradebook.find_submission_notebook("shapes", "shapes", student)
+        except MissingEntry:
+            return None
+        found = {grade.name: grade.auto_score for grade in notebook.grades}
+        marks = [found.get("area_checks"), found.get("volume_checks")]
+        return None if None in marks else marks
+
+
+def record(names: Sequence[str] = ()) -> dict[str, Any]:
+    """Grade the attacks of these names, or all; what became of each, by name."""
+    with tempfile.TemporaryDirectory(dir="/var/tmp") as folder:
+        course = write_stock_course(Path(folder) / "course")
+        for student in HONEST[:1]:
+            hand_in_honestly(course, student)
+            print(student, _nbgrader(course.root, "autograde", "shapes", "--student", student), flush=True)
+            print(_marks(course.root, student))
+        (course.root / "results" / "shapes").mkdir(parents=True)
+        (course.root / "results" / "shapes" / "a_honest.json").write_text("{}")
+        found = {}
+        with machine(course.root) as here:
+            for attack in ATTACKS:
+                if not names or attack.name in names:
+                    found[attack.name] = outcome(course, attack, here.known)
+                    print(attack.name, json.dumps(found[attack.name]), flush=True)
+        return found
+
+
+if __name__ == "__main__":
+    before = json.loads(RECORDED.read_text())["attacks"] if RECORDED.exists() else {}
+    attacks = {**before, **record(sys.argv[1:])}
+    kept = {attack.name: attacks[attack.name] for attack in ATTACKS if attack.name in attacks}
+    RECORDED.write_text(json.dumps({"nbgrader": "0.9.6", "attacks": kept}, indent=1) + "\n")
