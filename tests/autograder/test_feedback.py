@@ -1,6 +1,5 @@
 """Feedback pages: what students may know of their marks, and nothing that a browser would act on."""
 
-import base64
 import hashlib
 import html
 import json
@@ -11,11 +10,11 @@ import time
 from collections.abc import Iterator
 from html.parser import HTMLParser
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import nbformat
 import pytest
-from browsing import visiting
+from attacks.active import DRAWING, MARKDOWN_ATTACKS, PIXEL
 from conftest import TinyCourse
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -41,45 +40,6 @@ from autograder.feedback_page import (
 )
 from autograder.rebuilt import harmless_markdown
 from autograder.results import SubmissionResult, Verdict, load_result, result_path, save_result
-
-if TYPE_CHECKING:
-    from playwright.sync_api import Browser
-
-PIXEL = "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mNk+M9QDwADhgGAWjR9awAAAABJRU5ErkJggg=="
-DRAWING = '<svg xmlns="http://www.w3.org/2000/svg" onload="attack(20)"><script>attack(21)</script></svg>'
-MARKDOWN_ATTACKS = {
-    "script": "<script>attack(1)</script>",
-    "handler": '<img src=x onerror="attack(3)">',
-    "handler without space": '<b/onclick="attack(4)">b</b>',
-    "frame": '<iframe src="https://evil.example/5"></iframe><iframe srcdoc="<script>attack(5)</script>"></iframe>',
-    "form": '<form action="https://evil.example/6"><input autofocus onfocus="attack(6)"></form>',
-    "refresh": '<meta http-equiv="refresh" content="0;url=https://evil.example/7">',
-    "style sheet": "<style>@import 'https://evil.example/8'; .report { display: none }</style>",
-    "style": '<p style="position:fixed;inset:0;background:url(https://evil.example/9)">covers all</p>',
-    "base": '<base href="https://evil.example/10/">',
-    "style link": '<link rel="stylesheet" href="https://evil.example/11.css">',
-    "link that runs": "[click](javascript:attack(12)) <a href=\"java&#10;script:attack(12)\">or</a>",
-    "data link": "[click](data:text/html;base64,PHNjcmlwdD5hdHRhY2soMTMpPC9zY3JpcHQ+)",
-    "data object": '<object data="data:text/html,<script>attack(14)</script>"></object><embed src="https://evil.example/14">',
-    "image from afar": "![seen](https://evil.example/15.png)",
-    "drawing as image": f"![d](data:image/svg+xml;base64,{base64.b64encode(DRAWING.encode()).decode()})",
-    "text as pixels": "![d](data:image/png;base64,PHNjcmlwdD5hdHRhY2soMTcpPC9zY3JpcHQ+)",
-    "drawing": DRAWING,
-    "mutation": '<math><mtext><table><mglyph><style><!--</style><img title="--&gt;&lt;img onerror=attack(18)&gt;">',
-    "annotation": '<math><annotation-xml encoding="text/html"><script>attack(19)</script></annotation-xml></math>',
-    "formula with a tag": r"$\text{<img src=x onerror=attack(22)>}$ and $\href{javascript:attack(23)}{x}$",
-    "formula with quotes": r"$\color{red'\"><script>attack(24)</script>}{x}$",
-    "code with a language": "```html\"><script>attack(25)</script>\n<script>attack(25)</script>\n```",
-    "false report": '<div class="report"><p class="passed">all passed</p></div><a name="area_checks">x</a>',
-    "end of the page": "</div></div></body></html><script>attack(26)</script><body onload=attack(26)>",
-    "comment": "<!--><img src=x onerror=attack(27)>-->",
-    "title": "<title><a title=\"</title><img src=x onerror=attack(28)>\">",
-    "noscript": '<noscript><p title="</noscript><img src=x onerror=attack(29)>">',
-    "template": "<template><script>attack(30)</script></template>",
-    "video": '<video src="https://evil.example/31.mp4" autoplay></video><audio src=x onerror=attack(31)>',
-    "script in upper case, cut": "<SCRIPT>attack(2)//",
-}  # fmt: skip
-"""What a student may try, each with its own number or address."""
 
 HOSTILE_CODE = f"""\
 from IPython.display import HTML, SVG, Javascript, Markdown, display
@@ -380,23 +340,6 @@ def test_a_policy_in_the_page_forbids_everything_but_its_own_style(made: TinyCou
     )
     assert "url(" not in style
     assert "@import" not in style
-
-
-def test_in_a_browser_nothing_runs_and_no_request_leaves_the_page(made: TinyCourse, browser: "Browser") -> None:
-    path = made.root / "feedback/hostile/shapes/shapes.html"
-    with visiting(browser, path.as_uri()) as visitor:
-        visitor.open()
-        visitor.click_on_everything("body")
-        assert (visitor.attacks, visitor.asked_for) == ([], [])
-    with visiting(browser) as visitor:
-        visitor.show(re.sub('<meta http-equiv="Content-Security-Policy".*?>', "", path.read_text()))
-        visitor.click_on_everything("body")
-        assert (visitor.attacks, visitor.asked_for) == ([], [])
-    with visiting(browser) as visitor:  # the control, without the one attack that would leave it before the others run
-        visitor.show(re.sub("<meta[^>]*refresh[^>]*>", "", stock_page(made.root, "hostile")))
-        visitor.click_on_everything("body")
-        assert {1, 3, 12} <= set(visitor.attacks)
-        assert len([address for address in visitor.asked_for if "evil.example" in address]) > 3
 
 
 # What students may know

@@ -59,7 +59,9 @@ class Attack:
         marks: Points that it must get for `area` (of 2) and `volume` (of 3); those of what is honest in it.
         verdict: How grading it must end.
         reason: What the reason must hold.
+        hidden: A text that must not be in anything that the student reads.
         page: Whether its feedback page is opened in a browser.
+        stock: Whether stock nbgrader may be tried with it; not where that would harm the machine.
         long: Whether it takes too long for `make test`.
     """
 
@@ -75,7 +77,9 @@ class Attack:
     marks: tuple[float, float] = (2.0, 3.0)
     verdict: Verdict = Verdict.GRADED
     reason: str = ""
+    hidden: str = ""
     page: bool = False
+    stock: bool = True
     long: bool = False
 
     @property

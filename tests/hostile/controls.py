@@ -10,11 +10,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import nbformat
+import pytest
 from attack import WORKED, Attack, Control, Notebook
+from browsing import visiting
 from conftest import TinyCourse
 from course import HIDDEN_TESTS, POINTS
+from nbconvert.exporters import HTMLExporter
 from nbformat import from_dict
 from nbgrader.utils import determine_grade
+from playwright.sync_api import Browser
 from rooms import SECONDS, ask, run_cell
 
 from autograder.authoring import Script, read_script
@@ -38,9 +43,11 @@ class Ran:
 class Bench:
     """A machine on which nothing stops an attack."""
 
-    def __init__(self, course: TinyCourse, known: Mapping[str, object], sandbox: Sandbox) -> None:
-        """Take a released course, what attacks know of the machine, and a sandbox without walls."""
-        self.course, self.known, self.sandbox = course, known, sandbox
+    def __init__(
+        self, course: TinyCourse, known: Mapping[str, object], sandbox: Sandbox, browser: Callable[[], Browser]
+    ) -> None:
+        """Take a released course, what attacks know of the machine, a sandbox without walls, and a way to a browser."""
+        self.course, self.known, self.sandbox, self.browser = course, known, sandbox, browser
         self.ran: dict[tuple[str, ...], Ran] = {}
 
     @property
@@ -166,6 +173,29 @@ def runs_without_an_error(attack: Attack, bench: Bench) -> None:
     assert '"error"' not in bench.run(attack, {}).text
 
 
+def shows_no_error_of_hidden_tests(attack: Attack, bench: Bench) -> None:
+    """Hidden tests in the student's process fail, and nothing in the outputs shows it."""
+    ran = bench.run(attack)
+    assert len(ran.passed) < len(POINTS)
+    assert '"error"' not in ran.text
+
+
+def says_it_beside(test: str = "assert result == 5.46875") -> Control:
+    """What must stay hidden stands in the outputs where a hidden test on `result` runs in the student's process."""
+    source = f"result = volume(torch.tensor([1.25]), torch.tensor([3.5]))\n{test}"
+
+    def control(attack: Attack, bench: Bench) -> None:
+        assert attack.hidden
+        assert attack.hidden in bench.run(attack, {"volume": source}).text
+
+    return control
+
+
+def told_by_stock_nbgrader(attack: Attack, bench: Bench) -> None:
+    """What must stay hidden stands in the notebook that stock nbgrader makes feedback of."""
+    assert recorded(attack)["told"]
+
+
 def read_by_nbgrader_as(task_id: str, points: float) -> Control:
     """nbgrader, from what was handed in alone, reads this many points for a cell."""
 
@@ -196,3 +226,78 @@ def speaks_for_the_server(attack: Attack, bench: Bench) -> None:
         )  # fmt: skip
         answers = bytes(room.ask(question, SECONDS)) + bytes(room.ask(question, SECONDS))
     assert b"forged" in answers
+
+
+def stops_nbformat(attack: Attack, bench: Bench) -> None:
+    """nbformat, with which nbgrader reads submissions, does not read it."""
+    path = bench.hand_in(attack) / "shapes.ipynb"
+    try:
+        nbformat.validate(nbformat.read(path, as_version=4))
+    except Exception:
+        return
+    raise AssertionError("nbformat reads it")
+
+
+def read_by_whoever_opens_it(attack: Attack, bench: Bench) -> None:
+    """Opened by its name it is somebody else's notebook."""
+    assert "area_checks" in (bench.hand_in(attack) / "shapes.ipynb").read_text()
+
+
+def never_read(attack: Attack, bench: Bench) -> None:
+    """Whoever opens it waits for ever."""
+    path = bench.hand_in(attack) / "shapes.ipynb"
+    with pytest.raises(subprocess.TimeoutExpired):
+        subprocess.run(["cat", str(path)], timeout=1, check=False, stdout=subprocess.DEVNULL)
+
+
+def larger_than(size: int) -> Control:
+    """Read as a whole, it takes this many bytes of the grader's memory."""
+
+    def control(attack: Attack, bench: Bench) -> None:
+        assert len((bench.hand_in(attack) / "shapes.ipynb").read_bytes()) > size
+
+    return control
+
+
+def more_files_than(count: int) -> Control:
+    """Copied as it is, it brings this many files."""
+
+    def control(attack: Attack, bench: Bench) -> None:
+        assert sum(path.is_file() for path in bench.hand_in(attack).rglob("*")) > count
+
+    return control
+
+
+def acts_in_a_stock_page(attack: Attack, bench: Bench) -> None:
+    """nbconvert's page of the notebook, of which nbgrader's feedback is made, runs a script or loads from afar."""
+    with visiting(bench.browser()) as visitor:
+        visitor.show(stock_page(attack, bench))
+        visitor.click_on_everything("body")
+        assert visitor.attacks or any("evil.example" in address for address in visitor.asked_for)
+
+
+def stock_page(attack: Attack, bench: Bench) -> str:
+    """A page as stock nbconvert makes it of the notebook with what its cells show where nothing stops them."""
+    notebook = attack.notebook(bench.script)
+    with bench.room(attack) as room:
+        for cell in notebook["cells"]:
+            if cell["cell_type"] == "code":
+                cell["outputs"] = run_cell(room, cell_text(cell))[0]
+    page, _ = HTMLExporter(template_name="classic").from_notebook_node(from_dict(notebook))
+    return str(page)
+
+
+def acts_as_written(task: str) -> Control:
+    """Put into a page as it is, an answer acts."""
+
+    def control(attack: Attack, bench: Bench) -> None:
+        with visiting(bench.browser()) as visitor:
+            visitor.show(f"<html><body><pre>{attack.answers[task]}</pre></body></html>")
+            assert visitor.attacks
+
+    return control
+
+
+def steers_a_terminal(attack: Attack, bench: Bench) -> None:
+    """What it prints and raises holds the codes where nothing takes them out."""
+    assert json.dumps("\x1b")[1:-1] in bench.run(attack).text

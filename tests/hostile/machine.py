@@ -57,8 +57,10 @@ def machine(course: Path) -> Iterator[Machine]:
         grader.stdout.readline()
         path = course / "grader.socket"
         abstract = f"\0grader-{os.getpid()}"
-        ears = [socket.socket(socket.AF_INET), socket.socket(socket.AF_UNIX), socket.socket(socket.AF_UNIX)]
-        for ear, address in zip(ears, (("127.0.0.1", 0), abstract, str(path)), strict=True):
+        shared = stack.enter_context(tempfile.TemporaryDirectory(dir="/tmp")) + "/display"
+        addresses = [("127.0.0.1", 0), abstract, str(path), shared]
+        ears = [socket.socket(socket.AF_INET if isinstance(a, tuple) else socket.AF_UNIX) for a in addresses]
+        for ear, address in zip(ears, addresses, strict=True):
             ear.bind(address)
             ear.listen()
             threading.Thread(target=_listen, args=(ear, heard), daemon=True).start()
@@ -70,6 +72,7 @@ def machine(course: Path) -> Iterator[Machine]:
         stack.callback(path.unlink, missing_ok=True)
         known: dict[str, object] = {
             "COURSE": str(course), "HOME": str(home), "GRADER": grader.pid, "SOCKET": str(path), "ABSTRACT": abstract,
+            "DISPLAY": shared,
             "PORT": ears[0].getsockname()[1], "DATAGRAMS": datagrams.getsockname()[1],
         }  # fmt: skip
         yield Machine(known, heard)

@@ -7,6 +7,7 @@ notebook, and runs `nbgrader autograde` with nothing configured, one submission 
 some ten minutes, or of those named. Only run it on a machine that may be harmed: nothing stops the attacks here.
 """
 
+import contextlib
 import json
 import os
 import shutil
@@ -25,7 +26,7 @@ from attack import TRIED, WORKED, Attack, checks_cell  # noqa: E402
 from attacks import ATTACKS  # noqa: E402
 from conftest import TinyCourse  # noqa: E402
 from controls import RECORDED  # noqa: E402
-from course import HIDDEN_TESTS, HONEST, hand_in_honestly, write_hostile_course  # noqa: E402
+from course import HIDDEN_TESTS, HONEST, POINTS, hand_in_honestly, write_hostile_course  # noqa: E402
 from machine import machine  # noqa: E402
 from nbgrader.api import Gradebook, MissingEntry  # noqa: E402
 
@@ -91,10 +92,8 @@ def _family(leader: int) -> list[int]:
 
 
 def _kill(pid: int) -> None:
-    try:
+    with contextlib.suppress(ProcessLookupError):
         os.kill(pid, signal.SIGKILL)
-    except ProcessLookupError:
-        pass
 
 
 def outcome(course: TinyCourse, attack: Attack, known: dict[str, object]) -> dict[str, Any]:
@@ -102,18 +101,19 @@ def outcome(course: TinyCourse, attack: Attack, known: dict[str, object]) -> dic
 
     Returns:
         `marks` for `area` and `volume` or None, `ended` (graded, no mark, hung), `tried` and `worked` (whether it said
-        so in what nbgrader recorded), and `honest`: the mark of an honest submission in the same run.
+        so in what nbgrader recorded) and `told` (whether what must stay hidden stands there).
     """
     root = course.root
     folder = root / "submitted" / attack.name / "shapes"
     attack.hand_in(folder, read_script(course.script), known)
-    code, said = _nbgrader(root, "autograde", "shapes", "--student", attack.name, "--force")
+    code, _ = _nbgrader(root, "autograde", "shapes", "--student", attack.name, "--force")
     recorded = root / "autograded" / attack.name / "shapes" / "shapes.ipynb"
     text = recorded.read_text(errors="replace") if recorded.exists() else ""
     marks = _marks(root, attack.name)
     ended = "hung" if code is None else "graded" if marks is not None and recorded.exists() else "no mark"
     shutil.rmtree(folder.parent)
-    return {"marks": marks, "ended": ended, "tried": TRIED in text, "worked": WORKED in text}
+    told = bool(attack.hidden) and attack.hidden in text
+    return {"marks": marks, "ended": ended, "tried": TRIED in text, "worked": WORKED in text, "told": told}
 
 
 def _marks(root: Path, student: str) -> list[float] | None:
@@ -133,14 +133,14 @@ def record(names: Sequence[str] = ()) -> dict[str, Any]:
         course = write_stock_course(Path(folder) / "course")
         for student in HONEST[:1]:
             hand_in_honestly(course, student)
-            print(student, _nbgrader(course.root, "autograde", "shapes", "--student", student), flush=True)
-            print(_marks(course.root, student))
+            code, said = _nbgrader(course.root, "autograde", "shapes", "--student", student)
+            assert (code, _marks(course.root, student)) == (0, [*POINTS.values()]), said
         (course.root / "results" / "shapes").mkdir(parents=True)
         (course.root / "results" / "shapes" / "a_honest.json").write_text("{}")
         found = {}
         with machine(course.root) as here:
             for attack in ATTACKS:
-                if not names or attack.name in names:
+                if attack.stock and (not names or attack.name in names):
                     found[attack.name] = outcome(course, attack, here.known)
                     print(attack.name, json.dumps(found[attack.name]), flush=True)
         return found

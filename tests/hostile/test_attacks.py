@@ -8,10 +8,12 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 from attack import TRIED, WORKED, Attack
 from attacks import ATTACKS
+from browsing import visiting
 from conftest import TinyCourse
 from controls import Bench
 from course import HONEST, hand_in_honestly, write_hostile_course
@@ -22,6 +24,9 @@ from autograder.authoring import read_script
 from autograder.course import Limits
 from autograder.results import SubmissionResult, Verdict, load_result, result_path
 from autograder.sandbox.room import Sandbox
+
+if TYPE_CHECKING:
+    from playwright.sync_api import Browser
 
 NOW = [attack for attack in ATTACKS if not attack.long]
 each_attack = pytest.mark.parametrize("attack", NOW, ids=[attack.name for attack in NOW])
@@ -42,6 +47,11 @@ class Graded:
         found = load_result(result_path(self.course.root, "shapes", student))
         assert found is not None, self.grade.stderr
         return found
+
+    def read_by(self, student: str) -> str:
+        """What a student gets to read: the feedback page, and what is printed about the submission."""
+        page = self.course.root / "feedback" / student / "shapes" / "shapes.html"
+        return page.read_text() + self.grade.stdout + self.grade.stderr + self.feedback.stdout + self.feedback.stderr
 
     def everything(self, student: str) -> str:
         """All that is recorded and shown of a submission, but for its own files and its own text."""
@@ -114,7 +124,7 @@ def bench(graded: Graded, grading_machine: Machine, hostile_course: TinyCourse) 
     """The same machine after grading, with nothing that stops an attack."""
     limits = Limits(memory_bytes=2 * 2**30, processes=64, files_bytes=64 * 2**20)
     with Sandbox("none", limits, hostile_course.root) as sandbox:
-        yield Bench(hostile_course, grading_machine.known, sandbox)
+        yield Bench(hostile_course, grading_machine.known, sandbox, lambda: request.getfixturevalue("browser"))
 
 
 # each attack
@@ -133,11 +143,22 @@ def test_an_attack_does_not_get_what_it_is_after(graded: Graded, attack: Attack)
     everything = graded.everything(attack.name)
     assert WORKED not in everything
     assert not attack.tries or TRIED in everything
+    assert not attack.hidden or attack.hidden not in graded.read_by(attack.name)
 
 
 @each_attack
 def test_an_attack_works_where_nothing_stops_it(bench: Bench, attack: Attack) -> None:
     attack.control(attack, bench)
+
+
+@pytest.mark.parametrize("attack", [attack for attack in NOW if attack.page], ids=lambda attack: attack.name)
+def test_in_a_browser_a_page_does_nothing(graded: Graded, attack: Attack, browser: "Browser") -> None:
+    path = graded.course.root / "feedback" / attack.name / "shapes" / "shapes.html"
+    without_policy = re.sub('<meta http-equiv="Content-Security-Policy".*?>', "", path.read_text())
+    with visiting(browser) as visitor:  # each of two walls by itself: what is left of the text, and the policy
+        visitor.show(without_policy)
+        visitor.click_on_everything("body")
+        assert (visitor.attacks, visitor.asked_for) == ([], [])
 
 
 # the rest of the class

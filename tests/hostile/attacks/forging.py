@@ -10,6 +10,7 @@ from controls import (
     handed_in_as,
     read_by_nbgrader_as,
     runs_without_an_error,
+    shows_no_error_of_hidden_tests,
     speaks_for_the_server,
     works_without_walls,
 )
@@ -176,11 +177,11 @@ ATTACKS = (
     ),
     Attack(
         name="shows_no_errors",
-        what="Has IPython show no error, which for nbgrader means that there was none.",
+        what="Has IPython show no error, which for whoever reads outputs means that there was none.",
         cell="get_ipython()._showtraceback = get_ipython().showtraceback = lambda *args, **kwargs: None",
         answers=ZERO,
         marks=(2, 0),
-        control=beats_stock_nbgrader,
+        control=shows_no_error_of_hidden_tests,
     ),
     Attack(
         name="kernel_drops_errors",

