@@ -182,7 +182,8 @@ class _Run:
         limit = max(self.limits.cell_seconds, REFERENCE_FACTOR * self.pace.cells.get(cell.cell_id, 0.0))
         output_bytes = max(1, min(self.limits.output_bytes, MAX_OUTPUT_BYTES - self.output_bytes))
         before = room.cpu_seconds
-        reply = self._ask(room, limit, op="cell", source=cell.source, cell_id=cell.cell_id, output_bytes=output_bytes)
+        source = cell.source.encode()  # as bytes, which may be longer than text
+        reply = self._ask(room, limit, op="cell", source=source, cell_id=cell.cell_id, output_bytes=output_bytes)
         value = reply.get("value")
         outputs = value.get("outputs") if isinstance(value, dict) else None
         if not isinstance(value, dict) or not isinstance(outputs, bytes):
@@ -204,7 +205,7 @@ class _Run:
         with contextlib.suppress(SyntaxError):  # magics: then there is nothing to be sure of
             imports = [node for node in ast.parse(cell.source).body if isinstance(node, ast.Import | ast.ImportFrom)]
         if imports:
-            source = ast.unparse(ast.Module(body=imports, type_ignores=[]))
+            source = ast.unparse(ast.Module(body=imports, type_ignores=[])).encode()
             self._ask(room, self.limits.cell_seconds, op="cell", source=source, cell_id=cell.cell_id, output_bytes=1)
 
     def _ask(self, room: Room, limit: float, **request: Any) -> dict[str, Any]:

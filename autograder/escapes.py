@@ -272,7 +272,7 @@ def _run_in(room: "Room", function: Callable[..., bool], values: dict[str, Any],
     from autograder.remote import wire
     from autograder.sandbox.room import LimitExceeded, RoomEnded, SandboxFailed
 
-    request = {"op": "cell", "source": _program(function, values), "cell_id": "attempt", "output_bytes": 2**16}
+    request = {"op": "cell", "source": _program(function, values).encode(), "cell_id": "attempt", "output_bytes": 2**16}
     try:
         with contextlib.closing(room.fork()) as branch:
             reply = wire.unpack(branch.ask(wire.pack(request), ATTEMPT_SECONDS))

@@ -23,9 +23,8 @@ def ask(room: Room, seconds: float = SECONDS, **request: Any) -> Any:
 
 def run_cell(room: Room, source: str, seconds: float = SECONDS, limit: int = 2**20) -> tuple[list[Any], Any]:
     """Run one cell: its outputs, and the description of its error or None."""
-    value = ask(
-        room, seconds, op="cell", source=textwrap.dedent(source).strip("\n"), cell_id="the-cell", output_bytes=limit
-    )
+    text = textwrap.dedent(source).strip("\n").encode("utf-8", "replace")
+    value = ask(room, seconds, op="cell", source=text, cell_id="the-cell", output_bytes=limit)
     return json.loads(value["outputs"]), value["error"]
 
 

@@ -123,9 +123,9 @@ class Server:
     def _run(self, probe: Callable[..., Any], args: list[Any], kwargs: dict[str, Any]) -> Any:
         return probe(_Names(self.namespace), *args, **kwargs)
 
-    def _cell(self, source: str, cell_id: str, output_bytes: int) -> Any:
+    def _cell(self, source: bytes, cell_id: str, output_bytes: int) -> Any:
         assert self.cells is not None
-        return self.cells.run(source, cell_id, output_bytes)
+        return self.cells.run(source.decode(), cell_id, output_bytes)
 
     def _file(self, name: str, content: bytes) -> None:
         path = Path(name)

@@ -123,7 +123,7 @@ def test_output_of_one_cell_never_shows_in_the_next(room):
     ],
 )
 def test_no_more_output_is_kept_than_allowed(room, source):
-    value = ask(room, op="cell", source=source, cell_id="c", output_bytes=20_000)
+    value = ask(room, op="cell", source=source.encode(), cell_id="c", output_bytes=20_000)
     assert value["error"] is None
     assert 10_000 < len(value["outputs"]) < 25_000
 
@@ -211,7 +211,7 @@ def test_a_branch_has_what_the_notebook_made_and_keeps_its_changes_to_itself(roo
 
 def test_the_answer_of_a_cell_can_be_read_whatever_it_shows(room):
     for source in ("print('\\ud800')", "display({'x/y': float('nan')}, raw=True)", "display({'x/y': {1}}, raw=True)"):
-        value = ask(room, op="cell", source=source, cell_id="c", output_bytes=10_000)
+        value = ask(room, op="cell", source=source.encode(), cell_id="c", output_bytes=10_000)
         assert isinstance(value["outputs"], bytes)
 
 
