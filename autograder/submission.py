@@ -124,14 +124,12 @@ def read_notebook(root: Path, assignment: str, student: str) -> dict[str, Any]:
 def likely_notebook(folder: Path, assignment: str) -> str:
     """The notebook under another name that is probably meant, such as `vae (1).ipynb`; "" where none is.
 
-    The only one there is, else the one whose name is nearest. A name that is not plain text is never proposed.
+    The only one there is, else the one whose name is nearest. A name that would not stand in a line is never proposed.
     """
     names = [
         entry.name
         for entry in os.scandir(folder)
-        if entry.name.lower().endswith(".ipynb")
-        and entry.is_file(follow_symlinks=False)
-        and entry.name == plain_text(entry.name)
+        if entry.name.lower().endswith(".ipynb") and entry.is_file(follow_symlinks=False) and entry.name.isprintable()
     ]
     if len(names) == 1:
         return names[0]
@@ -300,8 +298,8 @@ def _read_files(folder: Path, assignment: str, files_bytes: int) -> tuple[dict[s
             if name in IGNORED_NAMES or path == f"{assignment}.ipynb":
                 continue
             looked_at += 1
-            if path != plain_text(path):
-                left_out.append(f"{plain_text(path)}: a name that is not plain text")
+            if not path.isprintable():  # in what is said of it, a line break would start a line of the student's own
+                left_out.append(f"{_printable(path)}: a name that is not plain text")
                 continue
             if looked_at > MAX_FILES:
                 return files, (*left_out, f"more than {MAX_FILES} files: the rest was not looked at")
@@ -315,6 +313,11 @@ def _read_files(folder: Path, assignment: str, files_bytes: int) -> tuple[dict[s
     return files, tuple(left_out)
 
 
+def _printable(name: str) -> str:
+    """A name as it may stand in a line: what cannot be printed there is replaced."""
+    return "".join(character if character.isprintable() else "?" for character in name)
+
+
 def misplaced(root: Path, assignment: str) -> list[str]:
     """Shell commands that put right what was probably handed in under another name: a notebook, or its folder.
 
@@ -323,13 +326,15 @@ def misplaced(root: Path, assignment: str) -> list[str]:
     commands = []
     for home in sorted((root / "submitted").glob("*")):
         folder = home / assignment
-        if home.is_symlink() or not home.is_dir() or home.name != plain_text(home.name):
+        if home.is_symlink() or not home.is_dir() or not home.name.isprintable():
             continue
         if not folder.exists():
             near = [
                 entry.name
                 for entry in os.scandir(home)
-                if entry.is_dir(follow_symlinks=False) and _plainly(entry.name) == _plainly(assignment)
+                if entry.is_dir(follow_symlinks=False)
+                and entry.name.isprintable()
+                and _plainly(entry.name) == _plainly(assignment)
             ]
             moved, target = (home / near[0], folder) if len(near) == 1 else (home / f"{assignment}.ipynb", folder)
             if near and likely_notebook(moved, assignment):

@@ -256,6 +256,14 @@ def test_a_name_that_is_no_unicode_does_no_harm(handed):
     assert handed.read().digest()
 
 
+def test_a_name_with_a_line_break_starts_no_line_of_its_own(handed):
+    (handed.folder / "x\nz_other: 0 of 5").symlink_to("/etc/hosts")
+    (handed.folder / "a name, é.txt").write_text("x")
+    submission = handed.read()
+    assert submission.left_out == ("x?z_other: 0 of 5: a name that is not plain text",)
+    assert "a name, é.txt" in submission.files
+
+
 def test_the_helper_is_the_released_one_whatever_was_handed_in(handed):
     (handed.folder / "expect.py").write_text("def expect_close(*args): pass")
     assert handed.read().files["expect.py"] == (handed.root / "release" / "shapes" / "expect.py").read_bytes()
