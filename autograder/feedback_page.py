@@ -39,6 +39,7 @@ from pygments import highlight
 from pygments.formatters import HtmlFormatter
 from pygments.lexers import get_lexer_by_name
 
+import autograder
 from autograder.outputs import clean_outputs
 from autograder.results import CheckResult, SubmissionResult, TaskResult, Verdict, load_result, result_path
 from autograder.submission import CHECKS_SUFFIX
@@ -312,7 +313,7 @@ class PutReports(NbGraderPreprocessor):  # type: ignore[misc]
             raise NoPage(f"it has no mark, because grading failed: {result.reason}")
         if not _was_run(result):
             nb.cells = []  # what nbgrader recorded, if anything, was handed in before
-        _show(nb, result, _hidden_paths(root) if result.sandbox == "none" else ())
+        _show(nb, result, _hidden_paths(root))
         with Gradebook(about["db_url"]) as gradebook:
             resources["heading"] = Heading(about["notebook"], _notes(result), stamp(root, result, gradebook))
         return nb, resources
@@ -334,8 +335,13 @@ def _notes(result: SubmissionResult) -> tuple[str, ...]:
 
 
 def _hidden_paths(root: Path) -> tuple[str, ...]:
-    """Paths of the grading machine, longest first: without a sandbox the student's code sees and prints them."""
-    paths = {str(root), sys.prefix, sys.base_prefix, str(Path.home())} - {"/"}
+    """Paths of the grading machine, longest first.
+
+    Without a sandbox the student's code sees them. In it, some stand where the kernel tells of mounts and where
+    packages tell of their installation.
+    """
+    package = Path(autograder.__file__).parents[1]
+    paths = {str(root), str(package), sys.prefix, sys.base_prefix, str(Path.home())} - {"/", "/usr", "/usr/local"}
     return tuple(sorted(paths, key=len, reverse=True))
 
 
