@@ -1,5 +1,6 @@
 """Feedback pages: what students may know of their marks, and nothing that a browser would act on."""
 
+import base64
 import hashlib
 import html
 import json

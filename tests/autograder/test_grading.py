@@ -16,8 +16,6 @@ from autograder.grading import Grader
 from autograder.results import SubmissionResult, Verdict, load_result, result_path
 from autograder.worker import WorkerFailed
 
-SECRET = "a-word-that-only-the-hidden-checks-hold"
-
 
 @dataclass
 class School:
@@ -49,7 +47,6 @@ def school(released_once: TinyCourse, tmp_path_factory: pytest.TempPathFactory) 
     root = tmp_path_factory.mktemp("school") / "course"
     shutil.copytree(released_once.root, root)
     course = TinyCourse(root)
-    course.checks.write_text(course.checks.read_text() + f'\nSECRET = "{SECRET}"\n')
     with Grader(root, load_course(root), "shapes") as grader:
         yield School(course, grader)
 
@@ -181,112 +178,6 @@ def test_what_one_task_breaks_is_whole_for_the_next(school: School) -> None:
     assert earned(school.grade("counting", notebook)) == [2.0, 3.0]
 
 
-# cheating
-
-
-CHEATS = {
-    "equal to everything": "class Yes:\n    def __eq__(self, other): return True\n"
-    "    def __getattr__(self, name): return self\n    def __call__(self, *a, **k): return self\n"
-    "    def __bool__(self): return True\n    def __float__(self): return 2.89\n"
-    "    shape = (1,)\n",
-    "patched comparison": "import torch\ntorch.allclose = torch.isclose = torch.equal = lambda *a, **k: True\n"
-    "torch.testing.assert_close = lambda *a, **k: None\ntorch.Tensor.__eq__ = lambda *a: True\n"
-    "class Yes: pass\n",
-    "asserts dropped": "import ast\nclass Drop(ast.NodeTransformer):\n"
-    "    def visit_Assert(self, node): return ast.Pass()\n"
-    "get_ipython().ast_transformers.append(Drop())\nclass Yes: pass\n",
-    "forged wire": "import autograder.remote.wire as w, autograder.remote.server as s\n"
-    "s.Server.answer = lambda self, frame: w.pack({'value': True})\nclass Yes: pass\n",
-    "forged verdict": "import sys\nsys.modules['pytest'] = sys\nimport builtins\n"
-    "builtins.AssertionError = Exception\nclass Yes: pass\n",
-}
-
-
-@pytest.mark.parametrize("cheat", CHEATS)
-def test_cheating_earns_what_the_rest_of_the_code_earned(school: School, cheat: str) -> None:
-    answers = {
-        "area": "def area(side):\n    return Yes()",
-        "volume": "def volume(side, height):\n    return Yes()",
-    }
-    assert school.grade("cheat", with_first_cell(school.notebook(**answers), CHEATS[cheat])).score == 0.0
-
-
-@pytest.mark.parametrize("cheat", [name for name in CHEATS if name != "forged wire"])
-def test_an_honest_task_keeps_its_points_beside_a_cheat(school: School, cheat: str) -> None:
-    answers = {"volume": "def volume(side, height):\n    return Yes()"}
-    assert earned(school.grade("mixed", with_first_cell(school.notebook(**answers), CHEATS[cheat])))[1] == 0.0
-
-
-def test_a_module_beside_the_notebook_does_not_replace_the_real_one(school: School) -> None:
-    fake = {"torch.py": "raise SystemExit", "expect.py": "def expect_close(*a): pass", "helper.py": "FACTOR = 1"}
-    notebook = with_first_cell(
-        school.notebook(), "import torch, helper\nassert torch.ones(2).sum() == 2 * helper.FACTOR"
-    )
-    result = school.grade("torch", notebook, fake)
-    assert result.score == 5.0
-    assert [cell.error for cell in result.cells] == [""] * len(result.cells)
-
-
-SEARCH = '''
-import gc, glob, inspect, os, sys
-
-def search(word):
-    """Look for a word wherever this process can look; where it was found."""
-    found = set()
-    skip = ("/proc", "/sys", "/usr", "/opt/python", "/opt/packages", "/lib", "/bin", "/sbin", "/dev")
-    for folder, folders, names in os.walk("/"):
-        if folder.startswith(skip):
-            folders[:], names = [], []
-        for name in names:
-            try:
-                with open(os.path.join(folder, name), "rb") as file:
-                    if word.encode() in file.read(10**7): found.add(os.path.join(folder, name))
-            except OSError: pass
-    for path in glob.glob("/proc/[0-9]*/environ") + glob.glob("/proc/[0-9]*/cmdline") + ["/proc/self/mountinfo"]:
-        try:
-            if word.encode() in open(path, "rb").read(): found.add(path)
-        except OSError: pass
-    for thing in gc.get_objects():
-        if isinstance(thing, dict):
-            for value in list(thing.values()):
-                if isinstance(value, str) and word in value: found.add("an object")
-    for frame in inspect.stack()[2:]:
-        if any(word in repr(value)[:10000] for value in frame.frame.f_locals.values()):
-            found.add(frame.function)
-    return sorted(found)
-'''
-
-
-def test_no_check_source_or_expected_value_can_be_reached(school: School) -> None:
-    # The word is put together so that the search does not find itself.
-    word = " + ".join(repr(part) for part in (SECRET[:10], SECRET[10:20], SECRET[20:]))
-    searching = (
-        "def area(side):\n"
-        f"    print('SEARCHED', search({word}))\n"
-        "    print('CONTROL', search('beside-' + 'the-notebook'))\n"
-        "    return side"
-    )
-    notebook = with_first_cell(school.notebook(area=searching), SEARCH)
-    result = school.grade("searching", notebook, {"notes.txt": "a word beside-the-notebook"})
-    printed = result.tasks[0].checks[0].detail
-    assert "SEARCHED []" in printed, printed
-    assert "notes.txt" in printed.split("CONTROL")[1]
-
-
-def test_a_hook_that_saves_cell_source_sees_only_the_notebook(school: School) -> None:
-    hook = (
-        "seen = []\n"
-        "get_ipython().events.register('pre_run_cell', lambda info: seen.append(info.raw_cell))\n"
-        "import builtins\nreal = builtins.compile\n"
-        "def spy(source, *a, **k):\n    seen.append(str(source))\n    return real(source, *a, **k)\n"
-        "builtins.compile = spy\n"
-    )
-    hidden = "[s for s in seen if 'Test' + 'Area' in s or '2.' + '89' in s]"
-    spying = f"def area(side):\n    print('SEEN', {hidden})\n    return side"
-    result = school.grade("spy", with_first_cell(school.notebook(area=spying), hook))
-    assert "SEEN []" in result.tasks[0].checks[0].detail
-
-
 def test_what_checks_made_student_code_print_is_for_instructors_only(school: School) -> None:
     result = school.grade(
         "leak", school.notebook(area="def area(side):\n    print('side is', side)\n    raise ValueError(str(side))")
@@ -298,22 +189,6 @@ def test_what_checks_made_student_code_print_is_for_instructors_only(school: Sch
 
 
 # what a review of the grader found
-
-
-def test_hidden_inputs_do_not_reach_feedback_through_names_that_student_code_chooses(school: School) -> None:
-    telling = {
-        "class": "def area(side):\n    return type('side_was_%d' % int(side[0] * 1e4), (), {})()",
-        "error": "def area(side):\n    raise type('side_was_%d' % int(side[0] * 1e4), (Exception,), {})()",
-        "server": "import autograder.remote.server as s\n"
-        "def area(side):\n"
-        "    kind = 'side_was_%d' % int(side[0] * 1e4)\n"
-        "    s.describe = lambda error: {'type': kind, 'text': '', 'cell': '', 'line': 0}\n"
-        "    raise ValueError",
-    }
-    for student, answer in telling.items():
-        result = school.grade(student, school.notebook(area=answer))
-        assert "1699" not in causes(result) and "17000" not in causes(result), student
-        assert earned(result)[0] == 0
 
 
 def test_an_object_that_answers_like_a_tensor_is_no_value(school: School) -> None:
