@@ -2,7 +2,6 @@
 
 import json
 import os
-import shlex
 import shutil
 import subprocess
 import sys
@@ -12,10 +11,10 @@ from pathlib import Path
 
 import pytest
 from conftest import TinyCourse
+from ordinary_user import USER, as_ordinary_user
 
 from autograder.authoring import read_script, solved_notebook
 
-USER = 64_123
 ROOT = Path(__file__).parents[2]
 
 GRADE = """
@@ -33,29 +32,6 @@ with Grader(root, course, "shapes") as grader:
         result = grader.grade(student)
         print(student, result.verdict, result.score, result.sandbox, record(root, course, result).score)
 """
-
-
-def first_closed_folder(path: Path) -> Path | None:
-    """The outermost folder on the way to a path that others may not enter."""
-    return next((folder for folder in reversed(path.resolve().parents) if not folder.stat().st_mode & 0o001), None)
-
-
-def as_ordinary_user(command: list[str], needed: list[Path]) -> list[str]:
-    """A command that runs another as an ordinary user; for root, in a mount namespace where it can reach `needed`."""
-    if os.getuid() != 0:
-        return command
-    script = ["set -e", "stage=$(mktemp -d)", 'mount -t tmpfs tmpfs "$stage"']
-    behind = {path: closed for path in needed if (closed := first_closed_folder(path))}
-    for number, path in enumerate(behind):
-        script += [f'mkdir "$stage/{number}"', f'mount --bind {shlex.quote(str(path))} "$stage/{number}"']
-    for closed in dict.fromkeys(behind.values()):
-        script += [f"mount -t tmpfs -o mode=755 tmpfs {shlex.quote(str(closed))}"]
-    for number, path in enumerate(behind):
-        quoted = shlex.quote(str(path))
-        script += [f"mkdir -p {quoted}", f'mount --move "$stage/{number}" {quoted}']
-    drop = ["setpriv", f"--reuid={USER}", f"--regid={USER}", "--clear-groups", "--no-new-privs", "--bounding-set=-all"]
-    script += [f"exec {shlex.join([*drop, *command])}"]
-    return ["unshare", "--mount", "--propagation", "private", "/bin/sh", "-c", "\n".join(script)]
 
 
 @pytest.fixture

@@ -60,7 +60,6 @@ class Attack:
         verdict: How grading it must end.
         reason: What the reason must hold.
         hidden: A text that must not be in anything that the student reads.
-        page: Whether its feedback page is opened in a browser.
         stock: Whether stock nbgrader may be tried with it; not where that would harm the machine.
         long: Whether it takes too long for `make test`.
     """
@@ -78,7 +77,6 @@ class Attack:
     verdict: Verdict = Verdict.GRADED
     reason: str = ""
     hidden: str = ""
-    page: bool = False
     stock: bool = True
     long: bool = False
 

@@ -132,6 +132,7 @@ def passes(test: str) -> Control:
     source = f"result = volume(torch.tensor([1.25]), torch.tensor([3.5]))\n{test}"
 
     def control(attack: Attack, bench: Bench) -> None:
+        """Another hidden test in the student's process passes."""
         ran = bench.run(attack, {"volume": source})
         assert ran.passed == ("volume",), ran.text
 
@@ -185,10 +186,18 @@ def says_it_beside(test: str = "assert result == 5.46875") -> Control:
     source = f"result = volume(torch.tensor([1.25]), torch.tensor([3.5]))\n{test}"
 
     def control(attack: Attack, bench: Bench) -> None:
+        """What must stay hidden stands in the outputs where a hidden test runs in the student's process."""
         assert attack.hidden
         assert attack.hidden in bench.run(attack, {"volume": source}).text
 
     return control
+
+
+def prints_paths_of_the_machine(attack: Attack, bench: Bench) -> None:
+    """Without walls, its output holds the paths of the course and of the Python that grades."""
+    text = bench.run(attack).text
+    assert str(bench.course.root) in text
+    assert sys.prefix in text
 
 
 def told_by_stock_nbgrader(attack: Attack, bench: Bench) -> None:
@@ -200,6 +209,7 @@ def read_by_nbgrader_as(task_id: str, points: float) -> Control:
     """nbgrader, from what was handed in alone, reads this many points for a cell."""
 
     def control(attack: Attack, bench: Bench) -> None:
+        """nbgrader, from what was handed in alone, reads these points."""
         (cell,) = [cell for cell in attack.notebook(bench.script)["cells"] if grade_id(cell) == task_id]
         assert determine_grade(from_dict(cell))[0] == points
 
@@ -210,6 +220,7 @@ def handed_in_as(says_so: Callable[[Notebook], bool]) -> Control:
     """The notebook says of itself what it should not be believed."""
 
     def control(attack: Attack, bench: Bench) -> None:
+        """The notebook says of itself what should not be believed."""
         assert says_so(attack.notebook(bench.script))
 
     return control
@@ -254,6 +265,7 @@ def larger_than(size: int) -> Control:
     """Read as a whole, it takes this many bytes of the grader's memory."""
 
     def control(attack: Attack, bench: Bench) -> None:
+        """Read as a whole, it takes as many bytes of the grader's memory."""
         assert len((bench.hand_in(attack) / "shapes.ipynb").read_bytes()) > size
 
     return control
@@ -263,6 +275,7 @@ def more_files_than(count: int) -> Control:
     """Copied as it is, it brings this many files."""
 
     def control(attack: Attack, bench: Bench) -> None:
+        """Copied as it is, it brings as many files."""
         assert sum(path.is_file() for path in bench.hand_in(attack).rglob("*")) > count
 
     return control
@@ -291,6 +304,7 @@ def acts_as_written(task: str) -> Control:
     """Put into a page as it is, an answer acts."""
 
     def control(attack: Attack, bench: Bench) -> None:
+        """Put into a page as it is, it acts."""
         with visiting(bench.browser()) as visitor:
             visitor.show(f"<html><body><pre>{attack.answers[task]}</pre></body></html>")
             assert visitor.attacks

@@ -15,10 +15,8 @@ LIMITS = (
 )
 POINTS = {"area": 2.0, "volume": 3.0}
 HONEST = ("a_honest", "h_honest", "p_honest", "z_honest")
-EXPECTED = ("2.89", "5.46875")
+EXPECTED = ("5.46875", "tensor([2.89", "tensor([5.468")
 """What hidden checks compare with. No submission and nothing that a student reads may hold it."""
-INPUTS = ("1.7", "1.25", "3.5")
-"""What hidden checks ask with."""
 HIDDEN_TESTS = {
     "area": """\
 assert torch.allclose(area(torch.tensor([1.7])), torch.tensor([2.89]))

@@ -22,18 +22,18 @@ from typing import Any
 HERE = Path(__file__).parent
 sys.path[:0] = [str(HERE), str(HERE.parent), str(HERE.parents[1])]
 
-from attack import TRIED, WORKED, Attack, checks_cell  # noqa: E402
-from attacks import ATTACKS  # noqa: E402
-from conftest import TinyCourse  # noqa: E402
-from controls import RECORDED  # noqa: E402
-from course import HIDDEN_TESTS, HONEST, POINTS, hand_in_honestly, write_hostile_course  # noqa: E402
-from machine import machine  # noqa: E402
-from nbgrader.api import Gradebook, MissingEntry  # noqa: E402
+from attack import TRIED, WORKED, Attack, checks_cell
+from attacks import ATTACKS
+from conftest import TinyCourse
+from controls import RECORDED
+from course import HIDDEN_TESTS, HONEST, POINTS, hand_in_honestly, write_hostile_course
+from machine import machine
+from nbgrader.api import Gradebook, MissingEntry
 
-from autograder.authoring import read_script  # noqa: E402
+from autograder.authoring import read_script
 
-SECONDS = 60.0
-"""After this an attack has hung `nbgrader autograde`: an ordinary submission takes some four seconds."""
+SECONDS = 240.0
+"""After this an attack has hung `nbgrader autograde`: an ordinary submission takes four seconds on an idle machine."""
 
 
 def write_stock_course(root: Path) -> TinyCourse:

@@ -1,34 +1,42 @@
 """Every attack in one class, graded by the real commands: each gets what is honest in it and nothing else happens."""
 
 import ctypes
+import json
 import os
 import re
+import shutil
 import subprocess
+import sys
+import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
 from attack import TRIED, WORKED, Attack
-from attacks import ATTACKS
+from attacks import ATTACKS, FAMILIES, exfiltrating
 from browsing import visiting
 from conftest import TinyCourse
-from controls import Bench
-from course import HONEST, hand_in_honestly, write_hostile_course
+from course import EXPECTED, HONEST, hand_in_honestly, write_hostile_course
 from machine import Machine, machine
 from nbgrader.api import Gradebook
+from ordinary_user import USER, as_ordinary_user
 
 from autograder.authoring import read_script
-from autograder.course import Limits
+from autograder.course import load_course
+from autograder.feedback import make_pages
 from autograder.results import SubmissionResult, Verdict, load_result, result_path
-from autograder.sandbox.room import Sandbox
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser
 
+ROOT = Path(__file__).parents[2]
 NOW = [attack for attack in ATTACKS if not attack.long]
+PAGES = [attack.name for attack in NOW if attack in FAMILIES["active content"] or attack in exfiltrating.ATTACKS]
+PAGES += ["strange_names", "line_of_its_own"]
+"""Attacks of which feedback pages are made: those that are after what is shown there."""
 each_attack = pytest.mark.parametrize("attack", NOW, ids=[attack.name for attack in NOW])
 
 
@@ -37,26 +45,27 @@ class Graded:
     """A class that was graded."""
 
     course: TinyCourse
-    grade: subprocess.CompletedProcess[str]
-    feedback: subprocess.CompletedProcess[str]
+    command: subprocess.CompletedProcess[str]
     left_processes: list[str]
     left_folders: list[str]
 
     def result(self, student: str) -> SubmissionResult:
         """What grading found."""
         found = load_result(result_path(self.course.root, "shapes", student))
-        assert found is not None, self.grade.stderr
+        assert found is not None, self.command.stderr
         return found
 
-    def read_by(self, student: str) -> str:
-        """What a student gets to read: the feedback page, and what is printed about the submission."""
-        page = self.course.root / "feedback" / student / "shapes" / "shapes.html"
-        return page.read_text() + self.grade.stdout + self.grade.stderr + self.feedback.stdout + self.feedback.stderr
+    def page(self, student: str) -> Path:
+        """The feedback page."""
+        return self.course.root / "feedback" / student / "shapes" / "shapes.html"
 
-    def everything(self, student: str) -> str:
-        """All that is recorded and shown of a submission, but for its own files and its own text."""
-        page = self.course.root / "feedback" / student / "shapes" / "shapes.html"
-        return self.result(student).model_dump_json() + (page.read_text() if page.exists() else "")
+    def recorded(self, student: str) -> str:
+        """What is recorded of a submission: the result, and the notebook with its outputs in the gradebook's folder."""
+        notebook = self.course.root / "autograded" / student / "shapes" / "shapes.ipynb"
+        outputs = (
+            [cell.get("outputs") for cell in json.loads(notebook.read_text())["cells"]] if notebook.exists() else []
+        )
+        return self.result(student).model_dump_json() + json.dumps(outputs)
 
 
 @pytest.fixture(scope="module")
@@ -74,28 +83,37 @@ def grading_machine(hostile_course: TinyCourse) -> Iterator[Machine]:
 @pytest.fixture(scope="module")
 def graded(hostile_course: TinyCourse, grading_machine: Machine, environment: dict[str, str]) -> Graded:
     """The class of all attacks, honest submissions between them."""
-    course = hostile_course
+    hand_in_all(hostile_course, grading_machine)
+    graded = grade(hostile_course, {**environment, "GRADER_TOKEN": "token-of-the-grader"})
+    pages = make_pages(hostile_course.root, load_course(hostile_course.root), "shapes", [*HONEST, *PAGES], jobs=2)
+    assert {page.student for page in pages if page.outcome == "made"} == {*HONEST, *PAGES}
+    return graded
+
+
+def hand_in_all(course: TinyCourse, here: Machine) -> None:
+    """Hand in the honest submissions and the attacks."""
     script = read_script(course.script)
     for student in HONEST:
         hand_in_honestly(course, student)
     for attack in NOW:
-        attack.hand_in(course.root / "submitted" / attack.name / "shapes", script, grading_machine.known)
-    return grade(course, {**environment, "GRADER_TOKEN": "token-of-the-grader"})
+        attack.hand_in(course.root / "submitted" / attack.name / "shapes", script, here.known)
 
 
-def grade(course: TinyCourse, environment: dict[str, str]) -> Graded:
-    """Run `course grade` and `course feedback`, and look at what they leave behind."""
-    ctypes.CDLL(None).prctl(36, 1)  # PR_SET_CHILD_SUBREAPER: what they leave running becomes a child of this process
+def grade(course: TinyCourse, environment: dict[str, str], as_user: Callable[[list[str]], list[str]] = list) -> Graded:
+    """Run `course grade`, and look at what it leaves behind.
+
+    Args:
+        course: The course, submissions handed in.
+        environment: Variables of the command.
+        as_user: Makes of a command one that another user runs.
+    """
+    ctypes.CDLL(None).prctl(36, 1)  # PR_SET_CHILD_SUBREAPER: what it leaves running becomes a child of this process
     before = set(children())
-    found = []
-    for command in ("grade", "feedback"):
-        line = ["course", command, "shapes", "--jobs", "4"]
-        found.append(
-            subprocess.run(line, cwd=course.root, env=environment, capture_output=True, text=True, check=False)
-        )
+    line = as_user(["course", "grade", "shapes", "--jobs", "4"])
+    done = subprocess.run(line, cwd=course.root, env=environment, capture_output=True, text=True, check=False)
     left = [name for pid, name in children().items() if pid not in before]
     ctypes.CDLL(None).prctl(36, 0)
-    return Graded(course, *found, left, abandoned_folders())
+    return Graded(course, done, left, abandoned_folders())
 
 
 def children() -> dict[int, str]:
@@ -119,14 +137,6 @@ def abandoned_folders(seconds: float = 30.0) -> list[str]:
         time.sleep(0.2)
 
 
-@pytest.fixture(scope="module")
-def bench(graded: Graded, grading_machine: Machine, hostile_course: TinyCourse) -> Iterator[Bench]:
-    """The same machine after grading, with nothing that stops an attack."""
-    limits = Limits(memory_bytes=2 * 2**30, processes=64, files_bytes=64 * 2**20)
-    with Sandbox("none", limits, hostile_course.root) as sandbox:
-        yield Bench(hostile_course, grading_machine.known, sandbox, lambda: request.getfixturevalue("browser"))
-
-
 # each attack
 
 
@@ -140,23 +150,26 @@ def test_an_attack_earns_what_is_honest_in_it(graded: Graded, attack: Attack) ->
 
 @each_attack
 def test_an_attack_does_not_get_what_it_is_after(graded: Graded, attack: Attack) -> None:
-    everything = graded.everything(attack.name)
-    assert WORKED not in everything
-    assert not attack.tries or TRIED in everything
-    assert not attack.hidden or attack.hidden not in graded.read_by(attack.name)
+    recorded = graded.recorded(attack.name)
+    assert WORKED not in recorded
+    assert not attack.tries or TRIED in recorded
 
 
-@each_attack
-def test_an_attack_works_where_nothing_stops_it(bench: Bench, attack: Attack) -> None:
-    attack.control(attack, bench)
+@pytest.mark.parametrize("name", PAGES)
+def test_a_student_reads_nothing_that_is_hidden(graded: Graded, name: str) -> None:
+    (attack,) = (attack for attack in NOW if attack.name == name)
+    read = graded.page(name).read_text() + graded.command.stdout + graded.command.stderr
+    paths = {str(graded.course.root), sys.prefix, sys.base_prefix, str(Path.home())} - {"/usr", "/usr/local", "/"}
+    assert [text for text in (*EXPECTED, *paths, "TestVolume", "gradient_of_area") if text in read] == []
+    assert not attack.hidden or attack.hidden not in read
 
 
-@pytest.mark.parametrize("attack", [attack for attack in NOW if attack.page], ids=lambda attack: attack.name)
-def test_in_a_browser_a_page_does_nothing(graded: Graded, attack: Attack, browser: "Browser") -> None:
-    path = graded.course.root / "feedback" / attack.name / "shapes" / "shapes.html"
-    without_policy = re.sub('<meta http-equiv="Content-Security-Policy".*?>', "", path.read_text())
-    with visiting(browser) as visitor:  # each of two walls by itself: what is left of the text, and the policy
-        visitor.show(without_policy)
+@pytest.mark.parametrize("name", [attack.name for attack in FAMILIES["active content"]])
+def test_in_a_browser_a_page_does_nothing(graded: Graded, name: str, browser: "Browser") -> None:
+    # Without the page's own policy, which would forbid the same once more.
+    page = re.sub('<meta http-equiv="Content-Security-Policy".*?>', "", graded.page(name).read_text())
+    with visiting(browser) as visitor:
+        visitor.show(page)
         visitor.click_on_everything("body")
         assert (visitor.attacks, visitor.asked_for) == ([], [])
 
@@ -168,7 +181,7 @@ def test_the_gradebook_holds_what_was_earned_and_nobody_else(graded: Graded) -> 
     with Gradebook(f"sqlite:///{graded.course.root / 'gradebook.db'}", "tiny") as gradebook:
         marks = [(one.student.id, one.score) for one in gradebook.assignment_submissions("shapes")]
     expected = {attack.name: float(sum(attack.marks)) for attack in NOW} | dict.fromkeys(HONEST, 5.0)
-    assert sorted(marks) == sorted(expected.items()), graded.grade.stderr
+    assert sorted(marks) == sorted(expected.items()), graded.command.stderr
 
 
 def test_honest_submissions_are_graded_as_if_there_were_no_attacks(
@@ -178,16 +191,17 @@ def test_honest_submissions_are_graded_as_if_there_were_no_attacks(
     for student in HONEST:
         hand_in_honestly(calm, student)
     alone = grade(calm, environment)
+    assert len(list(make_pages(calm.root, load_course(calm.root), "shapes", HONEST))) == len(HONEST)
     for student in HONEST:
         assert alone.result(student).score == 5.0
-        assert without_times(graded.course, student) == without_times(calm, student)
+        assert without_times(graded, student) == without_times(alone, student)
+        assert graded.page(student).read_bytes() == alone.page(student).read_bytes()
 
 
-def without_times(course: TinyCourse, student: str) -> tuple[str, str]:
-    """A result as its file holds it, times left out, and the feedback page."""
-    text = result_path(course.root, "shapes", student).read_text()
-    page = course.root / "feedback" / student / "shapes" / "shapes.html"
-    return re.sub(r'"(cpu|wall)_seconds": [0-9.e+-]+', "", text), page.read_text()
+def without_times(graded: Graded, student: str) -> str:
+    """A result as its file holds it, times left out."""
+    text = result_path(graded.course.root, "shapes", student).read_text()
+    return re.sub(r'"(cpu|wall)_seconds": [0-9.e+-]+', "", text)
 
 
 def test_nothing_is_left_behind(graded: Graded) -> None:
@@ -196,5 +210,29 @@ def test_nothing_is_left_behind(graded: Graded) -> None:
 
 
 def test_nothing_came_out_of_the_sandbox(graded: Graded, grading_machine: Machine) -> None:
-    assert graded.grade.returncode == 0
+    assert graded.command.returncode == 0
     assert grading_machine.heard == []
+
+
+@pytest.mark.long
+def test_for_an_ordinary_user_attacks_come_to_the_same(environment: dict[str, str]) -> None:
+    folder = Path(tempfile.mkdtemp(prefix="ordinary-", dir="/tmp"))
+    try:
+        course = write_hostile_course(folder / "course")
+        with machine(course.root) as here:
+            hand_in_all(course, here)
+            home = {"HOME": str(folder), "TMPDIR": "/tmp", "JUPYTER_CONFIG_DIR": str(folder / ".jupyter")}
+            if os.getuid() == 0:
+                subprocess.run(["chown", "-Rh", f"{USER}:{USER}", str(folder)], check=True)
+            needed = [Path(sys.base_prefix), Path(sys.prefix), ROOT]
+            graded = grade(course, {**environment, **home}, lambda line: as_ordinary_user(line, needed))
+            assert here.heard == []
+        assert {student: graded.result(student).score for student in HONEST} == dict.fromkeys(HONEST, 5.0)
+        for attack in NOW:
+            result = graded.result(attack.name)
+            assert (result.verdict, tuple(task.earned for task in result.tasks)) == (attack.verdict, attack.marks), (
+                result
+            )
+            assert WORKED not in graded.recorded(attack.name)
+    finally:
+        shutil.rmtree(folder)

@@ -45,36 +45,34 @@ MARKDOWN_ATTACKS = {
 }  # fmt: skip
 """What a student may write as text, each with its own number or address."""
 
+ONLY_IN_OTHER_PAGES = {
+    "handler without space", "data link", "drawing as image", "text as pixels", "mutation", "formula with a tag",
+    "formula with quotes", "code with a language", "false report", "title", "noscript", "template",
+    "script in upper case, cut",
+}  # fmt: skip
+"""Of these nothing comes in a page of stock nbconvert without a network, so that it shows nothing about ours."""
+
 FORMULAS = {
-    "formula that is a link": r"$\href{javascript:attack(70)}{x}$ <math href='javascript:attack(70)'><mi>click</mi></math>",
-    "formula with a handler": r"<math><mi onclick='attack(71)'>click</mi></math>",
     "formula with a picture": "<math><semantics><mi>x</mi><annotation-xml encoding='text/html'>"
     "<img src='https://evil.example/72'></annotation-xml></semantics></math>",
     "formula with a style": r"<math style='background: url(https://evil.example/73)'><mi>x</mi></math>",
-    "formula that acts": "<math><maction actiontype='statusline' xlink:href='javascript:attack(74)'><mi "
-    "onmouseover='attack(74)' onclick='attack(74)'>x</mi></maction></math>",
 }
 """Formulas that a browser would act on."""
 
 CODE = {
     "displays HTML": "display(HTML('<script>attack(80)</script><img src=x onerror=attack(80)>'))",
-    "displays a drawing": f"display(SVG({DRAWING!r}))",
-    "displays JavaScript": "display(Javascript('attack(82)'))",
     "displays a frame": "display(IFrame('https://evil.example/83', 100, 100))",
     "displays Markdown": "display(Markdown('<img src=x onerror=attack(84)>'))",
-    "displays a formula": "display(Latex('<img src=x onerror=attack(85)>'))",
     "displays a style sheet": "display(HTML('<style>@import \"https://evil.example/86\";</style>'))",
     "displays a video": "display(Video('https://evil.example/87.mp4', embed=False))",
     "displays a picture from afar": "display(Image(url='https://evil.example/88.png'))",
     "shows itself as HTML": "class Shown:\n    def _repr_html_(self): return '<script>attack(89)</script>'\nShown()",
-    "several forms at once": "display({'text/html': '<script>attack(90)</script>', 'text/plain': 'x', "
-    "'application/javascript': 'attack(90)', 'image/svg+xml': " + repr(DRAWING) + "}, raw=True)",
     "an image's size": f"display({{'image/png': {PIXEL!r}}}, raw=True, "
     "metadata={'image/png': {'width': '1 onload=attack(91) x='}})",
     "a widget": "display({'application/vnd.jupyter.widget-view+json': "
     "{'model_id': '</script><script>attack(92)</script>'}, 'text/html': '<script>attack(92)</script>'}, raw=True)",
-    "an error that is HTML": "raise type('<script>attack(93)</script>', (Exception,), {})('<script>attack(93)</script>')",
-    "an update of an output": "handle = display('x', display_id='u')\nhandle.update(HTML('<script>attack(94)</script>'))",
+    "an update of an output": "handle = display('x', display_id='u')\n"
+    "handle.update(HTML('<script>attack(94)</script>'))",
 }
 """Cells that show something that a browser would act on."""
 
@@ -89,45 +87,21 @@ def with_text(text: str) -> Callable[[Notebook], object]:
     return lambda notebook: notebook["cells"].append(markdown_cell(text, "text"))
 
 
-def raw_html(notebook: Notebook) -> None:
-    source = "<script>attack(60)</script>"
-    notebook["cells"].append(
-        {"cell_type": "raw", "id": "raw", "metadata": {"raw_mimetype": "text/html"}, "source": source}
-    )
-
-
-def attached(notebook: Notebook) -> None:
-    cell = markdown_cell("![a](attachment:a.svg)", "attached")
-    drawing = base64.b64encode(b"<svg xmlns='http://www.w3.org/2000/svg' onload='attack(61)'/>").decode()
-    cell["attachments"] = {"a.svg": {'image/svg+xml" onerror="attack(61)': drawing}}
-    notebook["cells"].append(cell)
-
-
-def told_of_itself(notebook: Notebook) -> None:
-    notebook["metadata"]["title"] = "</title><script>attack(62)</script>"
-    notebook["metadata"]["language_info"] = {"name": '"><script>attack(62)</script>', "pygments_lexer": "html"}
-    state = {"state": {"x": "</script><script>attack(62)</script>"}, "version_major": 2, "version_minor": 0}
-    notebook["metadata"]["widgets"] = {"application/vnd.jupyter.widget-state+json": state}
-    for cell in notebook["cells"]:
-        cell["metadata"]["tags"] = ['"><script>attack(62)</script>']
-
-
 ACTIVE_TEXT = tuple(
     Attack(
         name=student(name),
         what=f"Text that a browser would act on: {name}.",
         change=with_text(text),
-        page=True,
         control=acts_in_a_stock_page,
     )
     for name, text in {**MARKDOWN_ATTACKS, **FORMULAS}.items()
+    if name not in ONLY_IN_OTHER_PAGES
 )
 ACTIVE_CODE = tuple(
     Attack(
         name=student(name),
         what=f"A cell that shows what a browser would act on: {name}.",
         last="from IPython.display import *\n" + code,
-        page=True,
         control=acts_in_a_stock_page,
     )
     for name, code in CODE.items()
@@ -136,34 +110,12 @@ ATTACKS = (
     *ACTIVE_TEXT,
     *ACTIVE_CODE,
     Attack(
-        name="page_raw_html",
-        what="A raw cell of HTML.",
-        change=raw_html,
-        page=True,
-        control=acts_in_a_stock_page,
-    ),
-    Attack(
-        name="page_attachment",
-        what="An attachment whose type leaves the attribute that it is put into.",
-        change=attached,
-        page=True,
-        control=acts_in_a_stock_page,
-    ),
-    Attack(
-        name="page_metadata",
-        what="Title, language, widgets and tags of the notebook that close the element that they stand in.",
-        change=told_of_itself,
-        page=True,
-        control=acts_in_a_stock_page,
-    ),
-    Attack(
         name="page_comment_in_code",
         what="Code that a browser would act on, in the line that fails, which the report quotes.",
         answers={
             "volume": "def volume(side, height):\n    raise ValueError  # </pre></code><script>attack(63)</script>"
         },
         marks=(2, 0),
-        page=True,
         control=acts_as_written("volume"),
     ),
     Attack(

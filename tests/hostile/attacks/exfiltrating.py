@@ -1,7 +1,15 @@
 """Attacks that carry something out: over networks and sockets, or in what the student gets to read."""
 
 from attack import Attack
-from controls import says_it_beside, told_by_stock_nbgrader, works_without_walls
+from controls import (
+    prints_paths_of_the_machine,
+    says_it_beside,
+    speaks_for_the_server,
+    told_by_stock_nbgrader,
+    works_without_walls,
+)
+
+from attacks.forging import CHANNEL
 
 SEND = """
 import socket
@@ -96,6 +104,20 @@ for path in (f"/proc/{GRADER}/fd/1", f"/proc/{GRADER}/fd/2", "/dev/tty", "/dev/c
         control=works_without_walls,
     ),
     Attack(
+        name="tells_where_it_runs",
+        what="Prints all that tells where the course and its packages lie on the machine, into its own feedback.",
+        cell="""
+import glob, os, sys, sysconfig, torch
+tried("paths")
+print(os.getcwd(), sys.prefix, sys.path, torch.__file__, open("/proc/self/mountinfo").read())
+print({name: value for name, value in sysconfig.get_config_vars().items() if "/" in str(value)})
+for folder in sys.path:
+    for path in glob.glob(folder + "/*.dist-info/direct_url.json") + glob.glob(folder + "/__editable__*"):
+        print(open(path).read())
+""",
+        control=prints_paths_of_the_machine,
+    ),
+    Attack(
         name="input_in_a_class_name",
         what="Returns an object whose class is named after a hidden input.",
         answers={"volume": TELLING.format("return type(number, (), {'__repr__': lambda self: number})()")},
@@ -110,6 +132,20 @@ for path in (f"/proc/{GRADER}/fd/1", f"/proc/{GRADER}/fd/2", "/dev/tty", "/dev/c
         marks=(2, 0),
         hidden=INPUT,
         control=says_it_beside(),
+    ),
+    Attack(
+        name="input_in_a_forged_error",
+        what="Answers in the server's place that an error was raised, whose class and cell are a hidden input.",
+        cell=CHANNEL,
+        answers={
+            "volume": TELLING.format(
+                "send({'error': {'type': number, 'text': 'forged ' + number, 'cell': number, 'line': 7}})\n"
+                "    raise ValueError(number)"
+            )
+        },
+        marks=(2, 0),
+        hidden=INPUT,
+        control=speaks_for_the_server,
     ),
     Attack(
         name="input_printed",

@@ -12,6 +12,7 @@ from pathlib import Path
 from attack import FAULT, Attack, Notebook, code_cell, write_notebook
 from controls import (
     beats_stock_nbgrader,
+    handed_in_as,
     larger_than,
     more_files_than,
     never_read,
@@ -208,10 +209,10 @@ ATTACKS = (
         control=larger_than(100 * 2**20),
     ),
     Attack(
-        name="twenty_megabytes_in_a_cell",
-        what="Has a cell of twenty megabytes.",
-        change=lambda notebook: notebook["cells"].append(code_cell("x = 1  #" + "x" * 20 * 2**20, "long")),
-        control=larger_than(20 * 2**20),
+        name="four_megabytes_in_a_cell",
+        what="Has a cell of four megabytes.",
+        change=lambda notebook: notebook["cells"].append(code_cell("x = 1  #" + "x" * 4 * 2**20, "long")),
+        control=larger_than(4 * 2**20),
     ),
     Attack(
         name="three_thousand_cells",
@@ -291,7 +292,7 @@ ATTACKS = (
         name="same_ids",
         what="Gives all cells one identifier.",
         change=same_ids,
-        control=stops_nbformat,
+        control=handed_in_as(lambda notebook: {cell["id"] for cell in notebook["cells"]} == {"same"}),
     ),
     Attack(
         name="newer_format",
