@@ -182,7 +182,7 @@ class _Run:
         limit = max(self.limits.cell_seconds, REFERENCE_FACTOR * self.pace.cells.get(cell.cell_id, 0.0))
         output_bytes = max(1, min(self.limits.output_bytes, MAX_OUTPUT_BYTES - self.output_bytes))
         before = room.cpu_seconds
-        source = cell.source.encode()  # as bytes, which may be longer than text
+        source = cell.source.encode("utf-8", "surrogatepass")  # as bytes, which may be longer than text
         reply = self._ask(room, limit, op="cell", source=source, cell_id=cell.cell_id, output_bytes=output_bytes)
         value = reply.get("value")
         outputs = value.get("outputs") if isinstance(value, dict) else None

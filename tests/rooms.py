@@ -23,7 +23,7 @@ def ask(room: Room, seconds: float = SECONDS, **request: Any) -> Any:
 
 def run_cell(room: Room, source: str, seconds: float = SECONDS, limit: int = 2**20) -> tuple[list[Any], Any]:
     """Run one cell: its outputs, and the description of its error or None."""
-    text = textwrap.dedent(source).strip("\n").encode("utf-8", "replace")
+    text = textwrap.dedent(source).strip("\n").encode("utf-8", "surrogatepass")
     value = ask(room, seconds, op="cell", source=text, cell_id="the-cell", output_bytes=limit)
     return json.loads(value["outputs"]), value["error"]
 

@@ -125,7 +125,7 @@ class Server:
 
     def _cell(self, source: bytes, cell_id: str, output_bytes: int) -> Any:
         assert self.cells is not None
-        return self.cells.run(source.decode(), cell_id, output_bytes)
+        return self.cells.run(source.decode("utf-8", "surrogatepass"), cell_id, output_bytes)
 
     def _file(self, name: str, content: bytes) -> None:
         path = Path(name)

@@ -15,7 +15,8 @@ import signal
 import subprocess
 import sys
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -127,8 +128,8 @@ def _marks(root: Path, student: str) -> list[float] | None:
         return None if None in marks else marks
 
 
-def record(names: Sequence[str] = ()) -> dict[str, Any]:
-    """Grade the attacks of these names, or all; what became of each, by name."""
+def record(names: Sequence[str] = ()) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Grade the attacks of these names, or all that may be tried; each one's name and what became of it."""
     with tempfile.TemporaryDirectory(dir="/var/tmp") as folder:
         course = write_stock_course(Path(folder) / "course")
         for student in HONEST[:1]:
@@ -137,17 +138,21 @@ def record(names: Sequence[str] = ()) -> dict[str, Any]:
             assert (code, _marks(course.root, student)) == (0, [*POINTS.values()]), said
         (course.root / "results" / "shapes").mkdir(parents=True)
         (course.root / "results" / "shapes" / "a_honest.json").write_text("{}")
-        found = {}
         with machine(course.root) as here:
             for attack in ATTACKS:
                 if attack.stock and (not names or attack.name in names):
-                    found[attack.name] = outcome(course, attack, here.known)
-                    print(attack.name, json.dumps(found[attack.name]), flush=True)
-        return found
+                    yield attack.name, outcome(course, attack, here.known)
+
+
+def main() -> None:
+    """Record attacks one by one, so that what is interrupted can go on."""
+    found: dict[str, Any] = json.loads(RECORDED.read_text())["attacks"] if RECORDED.exists() else {}
+    for name, came_of_it in record(sys.argv[1:]):
+        print(name, json.dumps(came_of_it), flush=True)
+        found[name] = came_of_it
+        kept = {attack.name: found[attack.name] for attack in ATTACKS if attack.stock and attack.name in found}
+        RECORDED.write_text(json.dumps({"nbgrader": version("nbgrader"), "attacks": kept}, indent=1) + "\n")
 
 
 if __name__ == "__main__":
-    before = json.loads(RECORDED.read_text())["attacks"] if RECORDED.exists() else {}
-    attacks = {**before, **record(sys.argv[1:])}
-    kept = {attack.name: attacks[attack.name] for attack in ATTACKS if attack.name in attacks}
-    RECORDED.write_text(json.dumps({"nbgrader": "0.9.6", "attacks": kept}, indent=1) + "\n")
+    main()
