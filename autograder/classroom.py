@@ -7,8 +7,9 @@ goes on.
 
 import contextlib
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import CancelledError, Executor, as_completed
+from concurrent.futures import FIRST_COMPLETED, CancelledError, Executor, Future, wait
 from dataclasses import dataclass
+from itertools import islice
 
 from autograder.gradebook import NoMark, decided_by, read_marks, record, recorded_notebook
 from autograder.grading import Grader
@@ -51,7 +52,9 @@ class Marked:
         return not self.failure and self.before is not None and abs(self.before - self.result.score) > 1e-6
 
 
-def grade_all(grader: Grader, students: Sequence[str], executor: Executor, *, force: bool = False) -> Iterator[Graded]:
+def grade_all(
+    grader: Grader, students: Sequence[str], executor: Executor, *, force: bool = False, ahead: int = 16
+) -> Iterator[Graded]:
     """Grade submissions side by side, in the order in which they are done.
 
     What failed through a fault of ours comes last, each tried once more with nothing beside it.
@@ -61,19 +64,29 @@ def grade_all(grader: Grader, students: Sequence[str], executor: Executor, *, fo
         students: Whose submissions.
         executor: What runs them; threads will do, since the work is done by the worker's own processes.
         force: Grade even what has not changed.
+        ahead: Submissions that may be graded before the caller takes them. Each may hold megabytes of output, and
+            recording can be slower than grading.
     """
-    futures = [executor.submit(_grade, grader, student, force) for student in students]
+    to_do = iter(students)
+    running: set[Future[Graded]] = set()
     faults = []
     try:
-        for future in as_completed(futures):
-            with contextlib.suppress(CancelledError):
-                graded = future.result()
-                if graded.result.verdict == Verdict.GRADER_FAULT:
-                    faults.append(graded.result.student)
-                else:
-                    yield graded
+        while True:
+            running |= {
+                executor.submit(_grade, grader, student, force) for student in islice(to_do, ahead - len(running))
+            }
+            if not running:
+                break
+            done, running = wait(running, return_when=FIRST_COMPLETED)
+            while done:
+                with contextlib.suppress(CancelledError):
+                    graded = done.pop().result()
+                    if graded.result.verdict == Verdict.GRADER_FAULT:
+                        faults.append(graded.result.student)
+                    else:
+                        yield graded
     finally:
-        for future in futures:
+        for future in running:
             future.cancel()
     for student in faults:
         yield Graded(grader.grade_anew(student), fresh=True)

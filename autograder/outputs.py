@@ -19,7 +19,8 @@ _IMAGES = {"image/png": b"\x89PNG\r\n\x1a\n", "image/jpeg": b"\xff\xd8\xff"}
 
 def plain_text(text: Any) -> str:
     """Text without terminal codes, control or direction-changing characters, nor what a carriage return overwrote."""
-    text = "".join(map(str, text)) if isinstance(text, list) else str(text)
+    parts = text if isinstance(text, list) else [text]
+    text = "".join(str(part) for part in parts if not isinstance(part, list | dict))  # lists in lists may have no end
     text = _ANSI.sub("", text).replace("\r\n", "\n")
     if "\r" in text:
         text = "\n".join(line.rstrip("\r").rpartition("\r")[2] for line in text.split("\n"))

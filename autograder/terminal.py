@@ -7,6 +7,7 @@ import sqlite3
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 from statistics import mean, median
 from typing import Literal
@@ -57,15 +58,18 @@ def grade_and_print(
     """
     marked: list[Marked] = []
     progress = _progress(enabled=style == "lines")
-    pool = ThreadPoolExecutor(jobs or os.cpu_count() or 1)
+    jobs = jobs or os.cpu_count() or 1
+    pool = ThreadPoolExecutor(jobs)
     try:
         with only_grader(root, assignment), Grader(root, course, assignment) as grader, progress:
             recorder = Recorder(grader, dry_run=dry_run, tell=lambda text: click.echo(text, err=True))
             bar = progress.add_task(f"grading {assignment}", total=len(students))
-            for graded in grade_all(grader, students, pool, force=force):
-                marked.append(recorder.record(graded, force=force))
+            for graded in grade_all(grader, students, pool, force=force, ahead=2 * jobs):
+                one = recorder.record(graded, force=force)
                 progress.advance(bar)
-                _print_one(marked[-1], style, progress.console)
+                _print_one(one, style, progress.console)
+                # What is said in the end needs no outputs, which for a whole class would be too much to keep.
+                marked.append(replace(one, result=one.result.model_copy(update={"cells": ()})))
     except WorkerFailed as error:
         raise CourseError(str(error)) from error
     except (OSError, sqlite3.Error, SQLAlchemyError) as error:

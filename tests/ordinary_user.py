@@ -1,7 +1,8 @@
-"""Running a command as an ordinary user, whoever runs the tests."""
+"""Running commands as an ordinary user, whoever runs the tests."""
 
 import os
 import shlex
+import subprocess
 from pathlib import Path
 
 USER = 64_123
@@ -28,3 +29,9 @@ def as_ordinary_user(command: list[str], needed: list[Path]) -> list[str]:
     drop = ["setpriv", f"--reuid={USER}", f"--regid={USER}", "--clear-groups", "--no-new-privs", "--bounding-set=-all"]
     script += [f"exec {shlex.join([*drop, *command])}"]
     return ["unshare", "--mount", "--propagation", "private", "/bin/sh", "-c", "\n".join(script)]
+
+
+def give_to_ordinary_user(folder: Path) -> None:
+    """Make a folder and all in it the ordinary user's."""
+    if os.getuid() == 0:
+        subprocess.run(["chown", "-R", f"{USER}:{USER}", str(folder)], check=True)

@@ -150,7 +150,8 @@ class Sandbox:
             with contextlib.suppress(subprocess.TimeoutExpired):
                 self.process.wait(5)
             said = (self.folder / "stderr").read_text(errors="replace").strip()
-            raise SandboxFailed(f"the sandbox did not start: {message.get('error') or said or 'it ended'}")
+            hint = ". `course doctor` says what this machine must allow" if said.startswith("bwrap:") else ""
+            raise SandboxFailed(f"the sandbox did not start: {message.get('error') or said or 'it ended'}{hint}")
         self.ready = True
 
     def open(self, cpu_seconds: int | None = None) -> "Room":

@@ -4,6 +4,8 @@ import json
 import shutil
 import signal
 import subprocess
+import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +14,10 @@ from conftest import TinyCourse
 from nbgrader.api import Gradebook
 
 from autograder.authoring import read_script, solved_notebook
+from autograder.classroom import grade_all
+from autograder.course import load_course
+from autograder.grading import Grader
+from autograder.results import SubmissionResult, Verdict
 
 CLASS = 40
 ANSWERS: list[dict[str, str]] = [
@@ -124,3 +130,24 @@ def test_a_second_grader_waits_its_turn(classroom: TinyCourse, environment: dict
         refused = run(root, environment, "course", "grade", "shapes")
     assert refused.returncode == 1
     assert "is being graded by another command" in refused.stderr
+
+
+def test_no_more_results_wait_to_be_taken_than_are_asked_for(classroom: TinyCourse) -> None:
+    """Each may hold megabytes of output, and recording them can be slower than grading."""
+    waiting: list[int] = []
+
+    class Counting(Grader):
+        graded = 0
+
+        def standing(self, student: str) -> SubmissionResult:
+            type(self).graded += 1
+            return SubmissionResult(assignment="shapes", student=student, verdict=Verdict.GRADED)
+
+    course = load_course(classroom.root)
+    students = [f"student{number:02}" for number in range(CLASS)]
+    with Counting(classroom.root, course, "shapes") as grader, ThreadPoolExecutor(4) as pool:
+        for taken, _ in enumerate(grade_all(grader, students, pool, ahead=6)):
+            time.sleep(0.01)  # as recording would take
+            waiting.append(Counting.graded - taken)
+    assert len(waiting) == CLASS
+    assert max(waiting) <= 6

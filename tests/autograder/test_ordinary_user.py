@@ -1,7 +1,6 @@
 """Grading works as root and as an ordinary user. Whoever runs the tests, these grade as an ordinary user."""
 
 import json
-import os
 import shutil
 import subprocess
 import sys
@@ -11,7 +10,7 @@ from pathlib import Path
 
 import pytest
 from conftest import TinyCourse
-from ordinary_user import USER, as_ordinary_user
+from ordinary_user import as_ordinary_user, give_to_ordinary_user
 
 from autograder.authoring import read_script, solved_notebook
 
@@ -57,8 +56,7 @@ def owned(released_once: TinyCourse) -> Iterator[TinyCourse]:
         place = course.root / "submitted" / student / "shapes"
         place.mkdir(parents=True)
         (place / "shapes.ipynb").write_text(json.dumps(notebook))
-    if os.getuid() == 0:
-        subprocess.run(["chown", "-R", f"{USER}:{USER}", str(folder)], check=True)
+    give_to_ordinary_user(folder)
     yield course
     shutil.rmtree(folder)
 

@@ -173,3 +173,11 @@ def test_no_more_is_kept_than_allowed():
     kept = clean_outputs(json.dumps([stream("x" * 400)] * 100).encode(), 1000)
     assert len(kept) == 2 and len(json.dumps(kept)) < 1100
     assert clean_outputs(json.dumps([stream("x" * 200_000)]).encode(), 1000) == ()
+
+
+def test_text_that_is_lists_in_lists_is_left_out() -> None:
+    """JSON may be nested as deep as the interpreter reads it; to write it again takes more of the stack."""
+    for depth in (1, 100, *range(900, 1000)):
+        deep = "[" * depth + "]" * depth
+        for output in ('{"output_type":"stream","text":%s}', '{"output_type":"error","traceback":[%s]}'):
+            clean_outputs(f"[{output % deep}]".encode(), 2**20)

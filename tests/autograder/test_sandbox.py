@@ -20,7 +20,7 @@ from rooms import ask, none_left, process_namespace, processes_in, result_of, ru
 
 from autograder.course import Limits
 from autograder.remote import wire
-from autograder.sandbox import lockdown
+from autograder.sandbox import bubblewrap, lockdown
 from autograder.sandbox import room as rooms_of_sandbox
 from autograder.sandbox.bubblewrap import SandboxUnavailable
 from autograder.sandbox.room import LimitExceeded, Room, RoomEnded, Sandbox, SandboxFailed
@@ -845,6 +845,15 @@ def test_a_missing_bubblewrap_is_told_with_the_line_that_installs_it(monkeypatch
     with pytest.raises(SandboxUnavailable, match=r"bubblewrap is not installed.*apt-get install bubblewrap.*none"):
         Sandbox("bubblewrap", SMALL, tmp_path)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_where_namespaces_are_denied_it_is_told_who_knows_what_to_do(monkeypatch, tmp_path):
+    made = bubblewrap.arguments
+    monkeypatch.setattr(bubblewrap, "arguments", lambda walls, sources: [*made(walls, sources), "--userns", "99"])
+    with Sandbox("bubblewrap", SMALL, tmp_path) as sandbox, pytest.raises(SandboxFailed) as raised:
+        sandbox.wait()
+    assert "the sandbox did not start: bwrap: " in str(raised.value)
+    assert str(raised.value).endswith("`course doctor` says what this machine must allow")
 
 
 def test_a_course_inside_a_folder_that_is_shown_is_refused(tmp_path):

@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 import pytest
+import torch
 from attack import Attack, Control, Notebook
 from controls import Bench, works_without_walls
 from rooms import run_cell
@@ -145,6 +146,12 @@ def crosses_without_the_limit(attack: Attack, bench: Bench) -> None:
     """With the limit lifted, as much as it answers with crosses."""
     with without_limit("MAX_FRAME"):
         assert len(wire.pack(bytes(2**27))) > 2**27
+
+
+def is_let_through(attack: Attack, bench: Bench) -> None:
+    """It crosses, and takes more than 60 MiB."""
+    frame = wire.pack(torch.ones(2**24 - 2**17))
+    assert len(frame) > 60 * MIB and wire.unpack(frame).shape == (2**24 - 2**17,)
 
 
 def read(channel: socket.socket) -> None:
@@ -331,7 +338,7 @@ time.sleep(10**6)
     in_a_check(
         "fills_memory_when_asked", "Takes memory until there is no more, in a hidden check.",
         "kept = []\n        while True: kept.append(bytearray(2**26))",
-        takes_more_than(2 * 2**30 + 2**28, ASKED),
+        takes_more_than(2 * 2**30 + 2**28, ASKED), stock=False,
     ),
     in_a_check(
         "never_ending_answer", "Answers with a generator that never ends.",
@@ -346,6 +353,10 @@ time.sleep(10**6)
     in_a_check(
         "regular_expression", "Loses itself in a regular expression, where the interpreter listens to nothing.",
         "__import__('re').match('(a+)+$', 'a' * 64 + 'b')", never_ends(ASKED),
+    ),
+    in_a_check(
+        "largest_answer", "Answers with as much as a frame may hold.", "return torch.ones(2**24 - 2**17)",
+        is_let_through,
     ),
     in_a_check(
         "large_answer", "Answers with more than a frame may hold.", "return torch.ones(2**25)",
@@ -371,7 +382,7 @@ time.sleep(10**6)
     Attack(
         "daemons_of_a_task",
         "Fills the room with processes in one task, so that there is no room for the next.",
-        leaves_a_process("876543"),
+        leaves_a_process("617.5"),
         cell="""
 import os
 def fill():
@@ -379,7 +390,7 @@ def fill():
         for _ in range(40):
             if os.fork() == 0:
                 os.setsid()
-                os.execvp("sleep", ["sleep", "876543"])
+                os.execvp("sleep", ["sleep", "617.5"])
     except OSError:
         pass
 """,

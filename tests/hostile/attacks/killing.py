@@ -133,15 +133,21 @@ def processes_with(named: str) -> list[int]:
     return found
 
 
+NO_CORE = "import resource\nresource.setrlimit(resource.RLIMIT_CORE, (0, 0))\n"
+"""Before a crash: where nothing forbids it, the kernel would write the process's memory to a file."""
+
+
 def in_a_cell(name: str, what: str, cell: str, reason: str, control: Control = ends_its_process) -> Attack:
     """An attack of one cell that ends its process: the cell is left out, and nothing else is lost."""
     return Attack(name, what, control, cell=cell, verdict=Verdict.STUDENT_FAULT, reason=f"cell 1: {reason}")
 
 
-def in_a_check(name: str, what: str, statement: str, control: Control, *, cell: str = "", long: bool = False) -> Attack:
+def in_a_check(
+    name: str, what: str, statement: str, control: Control, *, cell: str = "", long: bool = False, stock: bool = True
+) -> Attack:
     """An attack that waits for a hidden check: it costs its own task."""
     answers = {"volume": WHEN_ASKED.format(statement)}
-    return Attack(name, what, control, cell=cell, answers=answers, marks=(2, 0), long=long)
+    return Attack(name, what, control, cell=cell, answers=answers, marks=(2, 0), long=long, stock=stock)
 
 
 def without_effect(name: str, what: str, cell: str, control: Control) -> Attack:
@@ -171,13 +177,13 @@ def never_end():
 ATTACKS = (
     in_a_cell("exits", "Ends its process in a cell.", "import os\nos._exit(0)", "your code ended its process"),
     in_a_cell(
-        "breaks_the_memory", "Reads where there is no memory.", "import ctypes\nctypes.string_at(0)",
+        "breaks_the_memory", "Reads where there is no memory.", NO_CORE + "import ctypes\nctypes.string_at(0)",
         "the process was ended by SIGSEGV",
     ),
-    in_a_cell("aborts", "Aborts its process.", "import os\nos.abort()", "the process was ended by SIG"),
+    in_a_cell("aborts", "Aborts its process.", NO_CORE + "import os\nos.abort()", "the process was ended by SIG"),
     in_a_cell(
         "overflows_the_stack", "Recurses in C until the stack is full.",
-        "import sys\nsys.setrecursionlimit(10**9)\ndef again(_):\n    return list(map(again, [0]))\nagain(0)",
+        NO_CORE + "import sys\nsys.setrecursionlimit(10**9)\ndef again(_):\n    return list(map(again, [0]))\nagain(0)",
         "the process was ended by SIGSEGV",
     ),
     in_a_cell(
@@ -256,10 +262,10 @@ for _ in range(3):
         if os.fork() == 0:
             os.closerange(0, 256)
             os.chdir("/")
-            os.execvp("sleep", ["sleep", "987654"])
+            os.execvp("sleep", ["sleep", "619.5"])
         os._exit(0)
 """,
-        leaves_a_process("987654"),
+        leaves_a_process("619.5"),
     ),
     Attack(
         "dies_when_it_is_forked",
