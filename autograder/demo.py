@@ -20,12 +20,13 @@ from pathlib import Path
 from typing import Any, Literal
 
 from autograder.authoring import Script, read_script, solved_notebook
-from autograder.classroom import Recorder, grade_all
+from autograder.classroom import grade_all
 from autograder.course import Course, CourseError, load_course
 from autograder.feedback import Outcome, make_pages
 from autograder.gradebook import read_marks
 from autograder.grading import Grader
 from autograder.marks_log import RecordedMark
+from autograder.recording import Recorder
 from autograder.release import release
 from autograder.results import SubmissionResult
 from autograder.sandbox.bubblewrap import SandboxUnavailable, find_programs

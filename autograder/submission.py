@@ -5,6 +5,8 @@ cells that were left as released marked for skipping, and the helper files of th
 Nothing is followed out of the submission's folder, and nothing larger than allowed is read.
 """
 
+import ast
+import contextlib
 import difflib
 import hashlib
 import json
@@ -142,6 +144,20 @@ def read_released(root: Path, assignment: str) -> dict[str, Any]:
     """The released notebook, parsed."""
     notebook: dict[str, Any] = json.loads((root / "release" / assignment / f"{assignment}.ipynb").read_bytes())
     return notebook
+
+
+def imported_modules(released: dict[str, Any]) -> list[str]:
+    """Modules that a released notebook imports, in its order; names that it takes from them may be modules too."""
+    found: dict[str, None] = {}
+    for cell in released["cells"]:
+        with contextlib.suppress(SyntaxError):  # text, and cells with magics
+            for node in ast.walk(ast.parse(cell_text(cell) if cell["cell_type"] == "code" else "")):
+                if isinstance(node, ast.Import):
+                    found.update(dict.fromkeys(alias.name for alias in node.names))
+                elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
+                    found[node.module] = None
+                    found.update(dict.fromkeys(f"{node.module}.{alias.name}" for alias in node.names))
+    return list(found)
 
 
 def task_points(released: dict[str, Any]) -> dict[str, float]:

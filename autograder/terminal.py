@@ -3,21 +3,19 @@
 import contextlib
 import json
 import os
-import sqlite3
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from statistics import mean, median
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import click
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
-from sqlalchemy.exc import SQLAlchemyError
 
-from autograder.classroom import Marked, Recorder, grade_all
+from autograder.classroom import grade_all
 from autograder.course import Course, CourseError
 from autograder.grading import Grader
 from autograder.outputs import plain_text
@@ -26,6 +24,9 @@ from autograder.results import Verdict
 from autograder.safekeeping import in_plain_words, only_grader
 from autograder.submission import misplaced, strange_folders
 from autograder.worker import WorkerFailed
+
+if TYPE_CHECKING:
+    from autograder.recording import Marked
 
 Style = Literal["json", "report", "lines"]
 
@@ -62,9 +63,12 @@ def grade_and_print(
     pool = ThreadPoolExecutor(jobs)
     try:
         with only_grader(root, assignment), Grader(root, course, assignment) as grader, progress:
+            all_graded = grade_all(grader, students, pool, force=force, ahead=2 * jobs)
+            from autograder.recording import Recorder  # and with it nbgrader, which takes seconds: grading has begun
+
             recorder = Recorder(grader, dry_run=dry_run, tell=lambda text: click.echo(text, err=True))
             bar = progress.add_task(f"grading {assignment}", total=len(students))
-            for graded in grade_all(grader, students, pool, force=force, ahead=2 * jobs):
+            for graded in all_graded:
                 one = recorder.record(graded, force=force)
                 progress.advance(bar)
                 _print_one(one, style, progress.console)
@@ -72,7 +76,9 @@ def grade_and_print(
                 marked.append(replace(one, result=one.result.model_copy(update={"cells": ()})))
     except WorkerFailed as error:
         raise CourseError(str(error)) from error
-    except (OSError, sqlite3.Error, SQLAlchemyError) as error:
+    except CourseError:
+        raise
+    except Exception as error:
         if plain := in_plain_words(error, root):
             raise plain from error
         raise
@@ -113,7 +119,7 @@ def _progress(*, enabled: bool) -> Progress:
     return Progress(*columns, console=console, transient=True, disable=not (enabled and console.is_terminal))
 
 
-def _print_one(marked: Marked, style: Style, console: Console) -> None:
+def _print_one(marked: "Marked", style: Style, console: Console) -> None:
     if style == "json":
         click.echo(_json(marked))
     elif style == "lines":
@@ -126,7 +132,7 @@ def _print_one(marked: Marked, style: Style, console: Console) -> None:
             click.echo(f"In the gradebook: {_final(marked)}")
 
 
-def _line(marked: Marked) -> str:
+def _line(marked: "Marked") -> str:
     result = marked.result
     if marked.failure:
         return f"{result.student}: NO MARK: {marked.failure.splitlines()[0]}"
@@ -140,12 +146,12 @@ def _line(marked: Marked) -> str:
     return mark_line(result) + (f"  ({told})" if told else "")
 
 
-def _final(marked: Marked) -> str:
+def _final(marked: "Marked") -> str:
     penalty = f", late penalty {marked.late_penalty:g}" if marked.late_penalty else ""
     return f"{marked.final:g} of {marked.result.max_score:g}{penalty}"
 
 
-def _json(marked: Marked) -> str:
+def _json(marked: "Marked") -> str:
     """A result and its mark, without cells and without what only instructors may see of checks."""
     hidden = {"cells": True, "tasks": {"__all__": {"checks": {"__all__": {"detail"}}}}}
     data = marked.result.model_dump(mode="json", exclude=hidden)  # type: ignore[arg-type]
@@ -164,7 +170,7 @@ def _print_misplaced(root: Path, assignment: str) -> None:
         click.echo("\n".join(f"  {command}" for command in commands))
 
 
-def _print_summary(marked: Sequence[Marked], *, dry_run: bool) -> None:
+def _print_summary(marked: Sequence["Marked"], *, dry_run: bool) -> None:
     scores = [one.result.score for one in marked if not one.failure]
     fresh = sum(one.fresh for one in marked)
     changed = sum(one.changed for one in marked)

@@ -32,6 +32,7 @@ from autograder.submission import (
     Submission,
     SubmissionFault,
     canonical_cells,
+    imported_modules,
     read_released,
     read_submission,
     released_files,
@@ -177,6 +178,8 @@ def main() -> None:
         traceback.print_exc()
         with contextlib.suppress(OSError):
             control.send(json.dumps({"error": f"{type(error).__name__}: {error}"[:100_000]}).encode())
+    sys.stderr.flush()
+    os._exit(0)  # tearing down what was imported takes seconds
 
 
 def _serve(control: socket.socket, root: Path, assignment: str, *, nested: bool) -> None:
@@ -184,7 +187,8 @@ def _serve(control: socket.socket, root: Path, assignment: str, *, nested: bool)
 
     course = load_course(root)
     preload = course.assignment(assignment).preload
-    with Sandbox(course.sandbox, course.limits, root, nested=nested, preload=preload) as sandbox:
+    imports = imported_modules(read_released(root, assignment))
+    with Sandbox(course.sandbox, course.limits, root, nested=nested, preload=preload, imports=imports) as sandbox:
         # The sandbox warms up in its own process while this one imports torch and collects the checks.
         from autograder.replay import with_checks
 

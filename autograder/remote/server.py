@@ -23,7 +23,7 @@ from typing import Any, Protocol
 import numpy as np
 import torch
 
-from autograder.remote import standin, wire
+from autograder.remote import frames, standin, wire
 
 CELL_FILE = "<cell {}>"
 MAX_TEXT = 4000
@@ -69,7 +69,7 @@ class Server:
         """Answer requests until the other side is gone."""
         while True:
             try:
-                frame, descriptors = wire.receive_frame(channel)
+                frame, descriptors = frames.receive_frame(channel)
             except (EOFError, OSError, wire.WireError):
                 return
             if descriptors:
@@ -78,10 +78,10 @@ class Server:
                     channel = socket.socket(fileno=descriptors[0])
                 else:
                     os.close(descriptors[0])
-                    wire.send_frame(channel, wire.pack({"value": None}))
+                    frames.send_frame(channel, wire.pack({"value": None}))
                 continue
             try:
-                wire.send_frame(channel, self.answer(frame))
+                frames.send_frame(channel, self.answer(frame))
             except OSError:
                 return
 

@@ -4,17 +4,16 @@ Both sides speak this format; the trusted side treats every byte from the other 
 or evaluated: a frame is checked against the limits below before anything is built from it, and what is built is fresh
 (plain tensors, arrays, numbers, strings and containers).
 
-A frame is `length:8 | json_length:4 | json | body`, lengths big-endian. In the JSON, `null`, booleans, integers, finite
-floats, strings and lists stand for themselves; everything else is an object with a tag `"t"`. Tensors and bytes lie one
-after another in the body, in the order in which the JSON names them.
+A frame is `json_length:4 | json | body`, the length big-endian; how it travels is `frames`'s concern. In the JSON,
+`null`, booleans, integers, finite floats, strings and lists stand for themselves; everything else is an object with a
+tag `"t"`. Tensors and bytes lie one after another in the body, in the order in which the JSON names them.
 
-This file enters the sandbox: it imports nothing else of ours.
+This file enters the sandbox: of ours it imports only what enters with it.
 """
 
 import json
 import math
 import re
-import socket
 import struct
 from collections.abc import Callable
 from typing import Any
@@ -22,12 +21,13 @@ from typing import Any
 import numpy as np
 import torch
 
-MAX_FRAME = 64 * 2**20
+from autograder.remote.frames import MAX_FRAME as MAX_FRAME
+from autograder.remote.frames import WireError as WireError
+
 MAX_JSON = 256 * 2**10
 MAX_TENSORS = 256
 MAX_DIMENSIONS = 8
 MAX_DEPTH = 16
-FRAME_LENGTH = struct.Struct(">Q")
 JSON_LENGTH = struct.Struct(">I")
 
 DTYPES: dict[str, torch.dtype] = {
@@ -43,10 +43,6 @@ DEVICES = re.compile(r"cpu|(cuda|lazy)(:[0-9])?", re.ASCII)
 """Names of the devices that may cross; `lazy` is the stand-in for a GPU (see `standin`)."""
 
 JsonValue = Any
-
-
-class WireError(ValueError):
-    """Something that may not cross, or a frame that does not keep to the format."""
 
 
 class Encoder:
@@ -344,41 +340,3 @@ def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     if len(result) != len(pairs):
         raise WireError("an object with a key twice")
     return result
-
-
-def send_frame(channel: socket.socket, frame: bytes, descriptors: tuple[int, ...] = ()) -> None:
-    """Send one frame on a blocking socket, file descriptors riding on its first bytes."""
-    head = FRAME_LENGTH.pack(len(frame))
-    if descriptors:
-        socket.send_fds(channel, [head], descriptors)
-    else:
-        channel.sendall(head)
-    channel.sendall(frame)
-
-
-def receive_frame(channel: socket.socket) -> tuple[bytearray, list[int]]:
-    """Wait for one frame on a blocking socket: its bytes and the file descriptors that came with it.
-
-    Raises:
-        EOFError: The other side is gone.
-        WireError: The frame says that it is larger than a frame may be.
-    """
-    head, descriptors, _, _ = socket.recv_fds(channel, FRAME_LENGTH.size, 1)
-    while head and len(head) < FRAME_LENGTH.size:
-        more = channel.recv(FRAME_LENGTH.size - len(head))
-        if not more:
-            raise EOFError
-        head += more
-    if not head:
-        raise EOFError
-    (length,) = FRAME_LENGTH.unpack(head)
-    if length > MAX_FRAME:
-        raise WireError(f"a frame of {length} bytes")
-    frame = bytearray(length)
-    view, filled = memoryview(frame), 0
-    while filled < length:
-        count = channel.recv_into(view[filled:])
-        if not count:
-            raise EOFError
-        filled += count
-    return frame, list(descriptors)

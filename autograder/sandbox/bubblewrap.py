@@ -15,7 +15,7 @@ from pathlib import Path
 import autograder
 
 ROOM_FILES = (
-    "__init__.py", "remote/__init__.py", "remote/wire.py", "remote/standin.py", "remote/server.py",
+    "__init__.py", "remote/__init__.py", "remote/frames.py", "remote/wire.py", "remote/standin.py", "remote/server.py",
     "remote/cells.py", "sandbox/__init__.py", "sandbox/lockdown.py", "sandbox/template.py",
 )  # fmt: skip
 PYTHON, PACKAGES, ROOM, HOME = "/opt/python", "/opt/packages", "/opt/room", "/home/student"

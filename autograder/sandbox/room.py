@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from autograder.course import Limits
-from autograder.remote import wire
+from autograder.remote import frames
 from autograder.sandbox import bubblewrap, folders
 
 Isolation = Literal["namespaces", "bubblewrap", "none"]
@@ -59,7 +59,14 @@ class Sandbox:
     """The warm template process, and the way to open rooms in it."""
 
     def __init__(
-        self, kind: str, limits: Limits, course: Path, *, nested: bool = True, preload: Sequence[str] = ()
+        self,
+        kind: str,
+        limits: Limits,
+        course: Path,
+        *,
+        nested: bool = True,
+        preload: Sequence[str] = (),
+        imports: Sequence[str] = (),
     ) -> None:
         """Begin to start the template; `wait` waits for it.
 
@@ -68,13 +75,14 @@ class Sandbox:
             limits: What each submission may use.
             course: The course folder, which must not be visible inside.
             nested: False makes the sandbox as it is where nested namespaces are denied.
-            preload: Modules to import once, beside those that most notebooks use.
+            preload: Modules to import once, before any submission.
+            imports: More of them, where they can be found.
         """
         self.limits = limits
         self.course = course
         self.kind = kind
         self.nested = nested
-        self.preload = list(preload)
+        self.preload, self.imports = list(preload), list(imports)
         self.isolation: Isolation = "none" if kind == "none" else "namespaces" if nested else "bubblewrap"
         folders.remove_lost_folders()
         self.folder, self.folder_lock = folders.make_folder()
@@ -129,7 +137,8 @@ class Sandbox:
         return process
 
     def _configure(self, packages: list[str]) -> None:
-        self.control.send(json.dumps({"packages": packages, "preload": self.preload}).encode())
+        settings = {"packages": packages, "preload": self.preload, "imports": self.imports}
+        self.control.send(json.dumps(settings).encode())
 
     def wait(self) -> None:
         """Wait until the template is warm.
@@ -170,7 +179,9 @@ class Sandbox:
 
     def _open(self, cpu_seconds: int | None) -> "Room":
         if self.isolation == "bubblewrap":
-            single = Sandbox(self.kind, self.limits, self.course, nested=self.nested, preload=self.preload)
+            single = Sandbox(
+                self.kind, self.limits, self.course, nested=self.nested, preload=self.preload, imports=self.imports
+            )
             single.isolation = "namespaces"
             single.wait()
             room = single._request("bubblewrap", cpu_seconds)
@@ -270,11 +281,11 @@ class Room:
         Raises:
             LimitExceeded: It took too long or too much memory; the process is still there, and must be closed.
             RoomEnded: The process ended.
-            wire.WireError: The reply claims to be larger than a frame may be.
+            frames.WireError: The reply claims to be larger than a frame may be.
         """
         watch = _Watch(self, cpu_seconds)
         try:
-            head = wire.FRAME_LENGTH.pack(len(frame))
+            head = frames.FRAME_LENGTH.pack(len(frame))
             if descriptors:
                 watch.until(select.POLLOUT)
                 socket.send_fds(self.channel, [head], descriptors)
@@ -284,9 +295,9 @@ class Room:
             while view:
                 watch.until(select.POLLOUT)
                 view = view[self.channel.send(view) :]
-            (length,) = wire.FRAME_LENGTH.unpack(self._receive(wire.FRAME_LENGTH.size, watch))
-            if length > wire.MAX_FRAME:
-                raise wire.WireError(f"a frame of {length} bytes")
+            (length,) = frames.FRAME_LENGTH.unpack(self._receive(frames.FRAME_LENGTH.size, watch))
+            if length > frames.MAX_FRAME:
+                raise frames.WireError(f"a frame of {length} bytes")
             return self._receive(length, watch)
         except (EOFError, ConnectionError, BrokenPipeError):
             raise RoomEnded(self._how_it_ended()) from None
@@ -305,6 +316,8 @@ class Room:
         """A branch: a fork of the process with all that the notebook has made."""
         mine, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
         with theirs:
+            from autograder.remote import wire  # which needs torch: by now there is time for it
+
             self.ask(wire.pack({"op": "fork"}), self.limits.check_seconds, (theirs.fileno(),))
         return Room(mine, self.lifeline, self.limits, trunk=False)
 

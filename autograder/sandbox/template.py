@@ -22,10 +22,6 @@ from pathlib import Path
 from typing import Any
 
 HOME, SHARED_MEMORY, TEMPORARY = "/home/student", "/dev/shm", "/tmp"
-PRELOAD = (
-    "numpy", "torch", "torch.nn.functional", "torch.distributions", "matplotlib", "matplotlib.pyplot",
-    "sklearn.datasets", "sklearn.metrics", "tqdm.auto", "IPython",
-)  # fmt: skip
 TICK = os.sysconf("SC_CLK_TCK")
 PAGE = os.sysconf("SC_PAGE_SIZE")
 
@@ -40,7 +36,7 @@ def main() -> None:
         if folder not in sys.path:
             sys.path.append(folder)
     try:
-        cells = warm_up(settings["preload"])
+        cells = warm_up(settings["preload"], settings["imports"])
         threads = len(os.listdir("/proc/self/task")) if os.path.isdir("/proc/self/task") else 1
         if threads != 1:
             raise RuntimeError(f"{threads} threads run in the template, which must fork safely")
@@ -66,19 +62,30 @@ def main() -> None:
             os.close(descriptor)
 
 
-def warm_up(preload: list[str]) -> Any:
-    """Import what notebooks import, draw one figure, make the shell: all that would cost each submission seconds."""
-    for name in PRELOAD:
-        with contextlib.suppress(ImportError):
-            importlib.import_module(name)
+def warm_up(preload: list[str], imports: list[str]) -> Any:
+    """Import what the notebook imports, draw a figure, make the shell: all that would cost each submission seconds."""
     for name in preload:
         importlib.import_module(name)
+    for name in imports:
+        with contextlib.suppress(ImportError):
+            importlib.import_module(name)
     import torch
+    import torch.distributions
 
     from autograder.remote.cells import Cells
 
     torch.set_num_threads(1)
     cells = Cells()
+    if "matplotlib.pyplot" in sys.modules:
+        _draw()
+    # One backward pass and one draw of each kind load the libraries that torch opens late.
+    (torch.ones(2, 2, requires_grad=True) @ torch.ones(2, 2)).sum().backward()  # type: ignore[no-untyped-call]
+    torch.distributions.Normal(0.0, 1.0).sample()  # type: ignore[no-untyped-call]
+    return cells
+
+
+def _draw() -> None:
+    """Draw a figure: the first one loads fonts."""
     import matplotlib.pyplot as plt
 
     figure, axes = plt.subplots()
@@ -87,10 +94,6 @@ def warm_up(preload: list[str]) -> Any:
     with open(os.devnull, "wb") as nowhere:
         figure.savefig(nowhere, format="png")
     plt.close(figure)
-    # One backward pass and one draw of each kind load the libraries that torch opens late.
-    (torch.ones(2, 2, requires_grad=True) @ torch.ones(2, 2)).sum().backward()  # type: ignore[no-untyped-call]
-    torch.distributions.Normal(0.0, 1.0).sample()  # type: ignore[no-untyped-call]
-    return cells
 
 
 def hide_memory() -> None:

@@ -12,7 +12,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from autograder.remote import wire
+from autograder.remote import frames, wire
 
 
 def crossed(value):
@@ -297,23 +297,23 @@ def test_boolean_bytes_become_proper_booleans(tag):
 def test_frames_and_descriptors_cross_a_socket():
     here, there = socket.socketpair()
     with here, there, socket.socket() as other:
-        wire.send_frame(here, wire.pack("a"))
-        wire.send_frame(here, wire.pack("b"), (other.fileno(),))
-        first, none = wire.receive_frame(there)
-        second, [descriptor] = wire.receive_frame(there)
+        frames.send_frame(here, wire.pack("a"))
+        frames.send_frame(here, wire.pack("b"), (other.fileno(),))
+        first, none = frames.receive_frame(there)
+        second, [descriptor] = frames.receive_frame(there)
         assert (wire.unpack(first), none, wire.unpack(second)) == ("a", [], "b")
         socket.socket(fileno=descriptor).close()
         here.close()
         with pytest.raises(EOFError):
-            wire.receive_frame(there)
+            frames.receive_frame(there)
 
 
 def test_a_length_over_the_limit_is_refused_before_anything_is_read():
     here, there = socket.socketpair()
     with here, there:
-        here.sendall(wire.FRAME_LENGTH.pack(wire.MAX_FRAME + 1))
+        here.sendall(frames.FRAME_LENGTH.pack(wire.MAX_FRAME + 1))
         with pytest.raises(wire.WireError):
-            wire.receive_frame(there)
+            frames.receive_frame(there)
 
 
 def test_a_shape_that_is_empty_but_huge_is_refused() -> None:

@@ -27,7 +27,7 @@ from hypothesis import strategies as st
 
 from autograder.checks import CheckFailure, assert_close
 from autograder.course import Limits
-from autograder.remote import wire
+from autograder.remote import frames, wire
 from autograder.remote.client import Remote, Student, StudentError, _Decoder
 from autograder.remote.server import UNREADABLE
 from autograder.sandbox.room import Room, RoomEnded
@@ -359,7 +359,7 @@ def ends() -> Iterator[Ends]:
 
 
 REPLY = wire.pack({"value": [1, torch.ones(3)]})
-HEAD = wire.FRAME_LENGTH.pack(len(REPLY))
+HEAD = frames.FRAME_LENGTH.pack(len(REPLY))
 
 
 def test_a_reply_that_comes_byte_by_byte_is_read(ends: Ends) -> None:
@@ -372,7 +372,7 @@ def test_a_reply_that_comes_byte_by_byte_is_read(ends: Ends) -> None:
     ("sent", "error"),
     [
         (b"", RoomEnded), (HEAD[:3], RoomEnded), (HEAD, RoomEnded), (HEAD + REPLY[:-1], RoomEnded),
-        (wire.FRAME_LENGTH.pack(wire.MAX_FRAME + 1), wire.WireError), (b"\xff" * 100, wire.WireError),
+        (frames.FRAME_LENGTH.pack(wire.MAX_FRAME + 1), wire.WireError), (b"\xff" * 100, wire.WireError),
     ],
 )  # fmt: skip
 def test_a_reply_that_is_cut_off_or_says_too_much_ends_the_wait(
@@ -386,7 +386,7 @@ def test_a_reply_that_is_cut_off_or_says_too_much_ends_the_wait(
 
 def test_a_length_alone_costs_no_memory(ends: Ends) -> None:
     tracemalloc.start()
-    sender = ends.answer(wire.FRAME_LENGTH.pack(wire.MAX_FRAME), b"x" * 1000, then_end=True)
+    sender = ends.answer(frames.FRAME_LENGTH.pack(wire.MAX_FRAME), b"x" * 1000, then_end=True)
     with pytest.raises(RoomEnded):
         ends.room.ask(b"?", 10)
     held = tracemalloc.get_traced_memory()[1]

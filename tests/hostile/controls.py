@@ -228,15 +228,14 @@ def handed_in_as(says_so: Callable[[Notebook], bool]) -> Control:
 
 def speaks_for_the_server(attack: Attack, bench: Bench) -> None:
     """What the attack has made up arrives at the grader's end as the answer to a question."""
+    cells = [cell_text(cell) for cell in attack.notebook(bench.script)["cells"] if cell["cell_type"] == "code"]
+    questions: list[dict[str, object]] = [
+        {"op": "cell", "source": cell.encode(), "cell_id": "cell", "output_bytes": 2**20} for cell in cells
+    ]
+    call = {"op": "call", "object": None, "path": ["volume"], "args": [1.25, 3.5], "kwargs": {}}
     with bench.room(attack) as room:
-        for cell in attack.notebook(bench.script)["cells"]:
-            if cell["cell_type"] == "code":
-                run_cell(room, cell_text(cell))
-        question = wire.pack(
-            {"op": "call", "object": None, "path": ["volume"], "args": [1.25, 3.5], "kwargs": {}}
-        )  # fmt: skip
-        answers = bytes(room.ask(question, SECONDS)) + bytes(room.ask(question, SECONDS))
-    assert b"forged" in answers
+        answers = [bytes(room.ask(wire.pack(question), SECONDS)) for question in (*questions, call, call)]
+    assert b"forged" in b"".join(answers)
 
 
 def stops_nbformat(attack: Attack, bench: Bench) -> None:

@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 
 ROOT = Path(__file__).parents[2]
 NOW = [attack for attack in ATTACKS if not attack.long]
-PAGES = [attack.name for attack in NOW if attack in FAMILIES["active content"] or attack in exfiltrating.ATTACKS]
+PAGES = [attack.name for attack in NOW if attack in FAMILIES["active"] or attack in exfiltrating.ATTACKS]
 PAGES += ["strange_names", "line_of_its_own"]
 """Attacks of which feedback pages are made: those that are after what is shown there."""
 each_attack = pytest.mark.parametrize("attack", NOW, ids=[attack.name for attack in NOW])
@@ -164,7 +164,7 @@ def test_a_student_reads_nothing_that_is_hidden(graded: Graded, name: str) -> No
     assert not attack.hidden or attack.hidden not in read
 
 
-@pytest.mark.parametrize("name", [attack.name for attack in FAMILIES["active content"]])
+@pytest.mark.parametrize("name", [attack.name for attack in FAMILIES["active"]])
 def test_in_a_browser_a_page_does_nothing(graded: Graded, name: str, browser: "Browser") -> None:
     # Without the page's own policy, which would forbid the same once more.
     page = re.sub('<meta http-equiv="Content-Security-Policy".*?>', "", graded.page(name).read_text())

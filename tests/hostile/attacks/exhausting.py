@@ -29,7 +29,7 @@ from attacks.killing import (
     takes_more_than,
     without_effect,
 )
-from autograder.remote import wire
+from autograder.remote import frames, wire
 from autograder.submission import cell_text
 
 MIB = 2**20
@@ -112,7 +112,8 @@ def without_limit(name: str) -> Iterator[None]:
         sys.set_int_max_str_digits(before)
         return
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(wire, name, 2**40)
+        for module in (frames, wire):
+            patch.setattr(module, name, 2**40, raising=False)
         yield
 
 
@@ -126,7 +127,7 @@ def keeps_a_reader_waiting(attack: Attack, bench: Bench) -> None:
             {"op": "call", "object": None, "path": ["volume"], "args": [1.25, 3.5], "kwargs": {}}
         )  # fmt: skip
         room.channel.setblocking(True)
-        wire.send_frame(room.channel, question)
+        frames.send_frame(room.channel, question)
         reader = threading.Thread(target=read, args=(room.channel,))
         reader.start()
         reader.join(2)
@@ -138,8 +139,8 @@ def asks_for_all_memory(attack: Attack, bench: Bench) -> None:
     """With the limit lifted, whoever reads the answer makes room for all of it."""
     here, there = socket.socketpair()
     with here, there, without_limit("MAX_FRAME"), pytest.raises(MemoryError):
-        here.sendall(wire.FRAME_LENGTH.pack(2**40))
-        wire.receive_frame(there)
+        here.sendall(frames.FRAME_LENGTH.pack(2**40))
+        frames.receive_frame(there)
 
 
 def crosses_without_the_limit(attack: Attack, bench: Bench) -> None:
@@ -156,7 +157,7 @@ def is_let_through(attack: Attack, bench: Bench) -> None:
 
 def read(channel: socket.socket) -> None:
     with pytest.raises((EOFError, OSError)):
-        wire.receive_frame(channel)
+        frames.receive_frame(channel)
 
 
 def is_check(cell: Notebook) -> bool:
