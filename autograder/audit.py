@@ -14,7 +14,6 @@ import contextlib
 import hashlib
 import json
 import os
-import random
 import subprocess
 import sys
 import threading
@@ -509,7 +508,7 @@ def _wrong_numbers(tables: Iterable[TaskTable]) -> list[str]:
     return wrong
 
 
-# ---- a sample of it
+# ---- what is kept of it
 
 
 def why_stale(root: Path, assignment: str) -> str:
@@ -527,59 +526,3 @@ def why_stale(root: Path, assignment: str) -> str:
 
 def _shown(root: Path, assignment: str) -> str:
     return table_path(root, assignment).relative_to(root).as_posix()
-
-
-def rerun_sample(root: Path, assignment: str, size: int, *, jobs: int | None = None, seed: int = 0) -> list[str]:
-    """Audit a random part of each task again.
-
-    Args:
-        root: The course folder.
-        assignment: Name of an assignment whose findings are kept.
-        size: Mistakes, and as many mutants, for each task; one alternative.
-        jobs: Processes that judge side by side; None means one per core.
-        seed: Which part.
-
-    Returns:
-        What is not as the committed findings say, a sentence each.
-    """
-    kept = load_table(root, assignment)
-    assert kept is not None, why_stale(root, assignment)
-    chance = random.Random(f"{seed} {kept.measured}")
-    script = read_script(root / "solutions" / f"{assignment}.py")
-    variants = load_variants(variants_path(root, assignment))
-    known = {mutant: fate for fate, ids in kept.fates.items() for mutant in ids}
-    known |= {survivor.id: "survived" for survivor in kept.survivors}
-    wrong = []
-    with Crew(root, assignment, jobs) as crew:
-        asked: list[tuple[Future[Answer], Callable[[Answer], str]]] = [
-            (crew.submit(None), lambda answer: f"the reference fails {answer.failed}" if any(answer.failed) else ""),
-        ]
-        for cell in script.cells:
-            if cell.task is None:
-                continue
-            own = [variant for variant in variants if variant.task == cell.task]
-            for kind, count in (("mistake", size), ("alternative", 1)):
-                of_kind = [variant for variant in own if variant.kind == kind]
-                for variant in chance.sample(of_kind, min(count, len(of_kind))):
-                    future = crew.submit(Job({cell.task: variant.source}))
-                    asked.append((future, _variant_again(variant)))
-            mutants = _mutants(cell.task, cell.source)
-            for mutant in chance.sample(mutants, min(size, len(mutants))):
-                future = crew.submit(Job({cell.task: mutant.source}, (cell.task,), until_caught=True))
-                asked.append((future, _mutant_again(mutant, known.get(mutant.id, "killed"))))
-        for future, judge in asked:
-            if problem := judge(future.result()):
-                wrong.append(problem)
-    return wrong
-
-
-def _variant_again(variant: Variant) -> Callable[[Answer], str]:
-    return lambda answer: variant_problem(variant, answer)
-
-
-def _mutant_again(mutant: "Mutant", expected: str) -> Callable[[Answer], str]:
-    def judge(answer: Answer) -> str:
-        fate = fate_of(answer)
-        return "" if fate == expected else f"{mutant.id} in {mutant.task}: {fate}, where {expected} is on record"
-
-    return judge

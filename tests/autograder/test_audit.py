@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+from audit_sample import rerun_sample
 from click.testing import CliRunner
 from conftest import TinyCourse, write_tiny_course
 
@@ -13,7 +14,6 @@ from autograder.audit import (
     audit,
     load_table,
     measured_digest,
-    rerun_sample,
     save_table,
     table_path,
     variant_problem,
