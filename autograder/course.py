@@ -119,8 +119,9 @@ class Assignment(_Settings):
     """When it is due, with a time zone; None: whenever."""
     late: LatePolicy = LatePolicy()
     preload: tuple[str, ...] = ()
-    """Modules that the sandbox imports once for all submissions: what the notebook imports, or a function that it calls
-    imports at its first use. The first step of an optimiser of torch imports torch._dynamo, which takes two seconds."""
+    """Modules that the sandbox imports once for all submissions, beside what the released notebook imports: what a
+    function that it calls imports at its first use. The first step of an optimiser of torch imports torch._dynamo,
+    which takes two seconds."""
 
 
 class Course(_Settings):

@@ -312,9 +312,9 @@ def enter_assignment(root: Path, course: Course, assignment: str, config: Config
             return
         except MissingEntry:
             pass
-    from autograder.release import release
+    from autograder.release import enter
 
-    release(root, course, [assignment])
+    enter(root, course, assignment)
 
 
 def _run_nbgrader(config: Config, result: SubmissionResult) -> None:

@@ -89,6 +89,18 @@ def release(root: Path, course: Course, names: Sequence[str] = ()) -> list[Path]
     return folders
 
 
+def enter(root: Path, course: Course, name: str) -> None:
+    """Enter an assignment into a gradebook that does not know it, such as a fresh checkout's; what is released stays.
+
+    Raises:
+        CourseError: As for `release`.
+    """
+    _no_problems(root, course, [name])
+    with _workshop() as workshop:
+        _make(root, course, course.assignment(name), workshop)
+        _enter_into_gradebook(root, course, course.assignment(name), workshop)
+
+
 def check_release(root: Path, course: Course, names: Sequence[str] = ()) -> list[str]:
     """Compare `source/` and `release/` with what a release would make now, and change nothing.
 

@@ -150,8 +150,10 @@ def imported_modules(released: dict[str, Any]) -> list[str]:
     """Modules that a released notebook imports, in its order; names that it takes from them may be modules too."""
     found: dict[str, None] = {}
     for cell in released["cells"]:
-        with contextlib.suppress(SyntaxError):  # text, and cells with magics
-            for node in ast.walk(ast.parse(cell_text(cell) if cell["cell_type"] == "code" else "")):
+        lines = cell_text(cell).splitlines() if cell["cell_type"] == "code" else []
+        python = [line for line in lines if not line.lstrip().startswith(("%", "!"))]
+        with contextlib.suppress(SyntaxError):
+            for node in ast.walk(ast.parse("\n".join(python))):
                 if isinstance(node, ast.Import):
                     found.update(dict.fromkeys(alias.name for alias in node.names))
                 elif isinstance(node, ast.ImportFrom) and node.module and not node.level:

@@ -19,7 +19,7 @@ from autograder.course import load_course
 from autograder.grading import Grader
 from autograder.results import SubmissionResult, Verdict
 
-CLASS = 40
+CLASS = 14
 ANSWERS: list[dict[str, str]] = [
     {},
     {"area": "def area(side):\n    return side.square() + 1"},
@@ -29,6 +29,8 @@ ANSWERS: list[dict[str, str]] = [
     {"volume": "def volume(side, height):\n    while True:\n        pass"},
     {"area": "raise SystemExit"},
 ]
+SCORES = (5.0, 1.33, 2.0, 2.0, 0.0, 2.0, 0.0)
+"""What these earn."""
 
 
 def run(root: Path, environment: dict[str, str], *command: str) -> subprocess.CompletedProcess[str]:
@@ -50,7 +52,7 @@ def hand_in(course: TinyCourse, student: str, answers: dict[str, str]) -> None:
 
 @pytest.fixture(scope="module")
 def classroom(released_once: TinyCourse, tmp_path_factory: pytest.TempPathFactory) -> TinyCourse:
-    """A released course with short limits and forty submissions of seven kinds."""
+    """A released course with short limits and fourteen submissions of seven kinds."""
     root = tmp_path_factory.mktemp("classroom") / "course"
     shutil.copytree(released_once.root, root)
     course = TinyCourse(root)
@@ -63,15 +65,15 @@ def classroom(released_once: TinyCourse, tmp_path_factory: pytest.TempPathFactor
     return course
 
 
-def test_a_class_gets_the_same_marks_interrupted_and_resumed_or_through_nbgrader(
-    classroom: TinyCourse, environment: dict[str, str], tmp_path: Path
-) -> None:
-    ours, theirs = tmp_path / "ours", tmp_path / "theirs"
-    shutil.copytree(classroom.root, ours)
-    shutil.copytree(classroom.root, theirs)
-
+@pytest.fixture(scope="module")
+def finished(
+    classroom: TinyCourse, environment: dict[str, str], tmp_path_factory: pytest.TempPathFactory
+) -> TinyCourse:
+    """The class after a run that was interrupted, and another that went on."""
+    root = tmp_path_factory.mktemp("finished") / "course"
+    shutil.copytree(classroom.root, root)
     command = subprocess.Popen(
-        ["course", "grade", "shapes"], cwd=ours, env={**environment, "PYTHONUNBUFFERED": "1"}, text=True,
+        ["course", "grade", "shapes"], cwd=root, env={**environment, "PYTHONUNBUFFERED": "1"}, text=True,
         stdout=subprocess.PIPE, stderr=subprocess.PIPE,
         # a shell's background job ignores it, and so would what it starts
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
@@ -83,29 +85,35 @@ def test_a_class_gets_the_same_marks_interrupted_and_resumed_or_through_nbgrader
     _, said = command.communicate(timeout=120)
     assert command.returncode == 1
     assert "Interrupted" in said and "Traceback" not in said
-    assert 5 <= len(marks(ours)) < CLASS
+    assert 5 <= len(marks(root)) < CLASS
 
-    resumed = run(ours, environment, "course", "grade", "shapes")
+    resumed = run(root, environment, "course", "grade", "shapes")
     assert resumed.returncode == 0, resumed.stderr
     assert "unchanged" in resumed.stdout
-    again = run(ours, environment, "course", "grade", "shapes")
-    assert f"{CLASS} submissions: 0 graded, {CLASS} unchanged" in again.stdout
+    return TinyCourse(root)
 
-    done = run(theirs, environment, "nbgrader", "autograde", "shapes")
+
+def test_a_class_is_whole_after_an_interruption(finished: TinyCourse, environment: dict[str, str]) -> None:
+    again = run(finished.root, environment, "course", "grade", "shapes")
+    assert f"{CLASS} submissions: 0 graded, {CLASS} unchanged" in again.stdout
+    assert marks(finished.root) == [(f"student{number:02}", SCORES[number % len(SCORES)]) for number in range(CLASS)]
+
+
+@pytest.mark.long
+def test_nbgraders_own_command_gives_the_class_the_same_marks(
+    classroom: TinyCourse, finished: TinyCourse, environment: dict[str, str], tmp_path: Path
+) -> None:
+    shutil.copytree(classroom.root, tmp_path / "theirs")
+    done = run(tmp_path / "theirs", environment, "nbgrader", "autograde", "shapes")
     assert done.returncode == 0, done.stderr
-    assert [student for student, _ in marks(ours)] == [f"student{number:02}" for number in range(CLASS)]
-    assert marks(ours) == marks(theirs)
-    assert {score for _, score in marks(ours)} == {5.0, 1.33, 2.0, 0.0}
+    assert marks(finished.root) == marks(tmp_path / "theirs")
 
 
 def test_a_changed_submission_alone_is_graded_again_and_a_dry_run_records_nothing(
-    classroom: TinyCourse, environment: dict[str, str], tmp_path: Path
+    finished: TinyCourse, environment: dict[str, str], tmp_path: Path
 ) -> None:
     root = tmp_path / "course"
-    shutil.copytree(classroom.root, root)
-    for folder in sorted((root / "submitted").iterdir())[3:]:
-        shutil.rmtree(folder)
-    assert run(root, environment, "course", "grade", "shapes", "--jobs", "1").returncode == 0
+    shutil.copytree(finished.root, root)
     before = marks(root)
     hand_in(TinyCourse(root), "student00", ANSWERS[2])
     dry = run(root, environment, "course", "grade", "shapes", "--dry-run").stdout

@@ -67,6 +67,7 @@ def test_the_demo_grades_a_class_in_a_copy_and_leaves_the_course_alone(tiny_cour
     assert sorted(path.name for path in tiny_course.root.iterdir()) == sorted([*before, "demo"])
 
 
+@pytest.mark.long
 def test_without_bubblewrap_only_the_harmless_are_graded_and_a_wrong_mark_is_an_error(
     tiny_course, tmp_path, no_bubblewrap, capsys
 ):

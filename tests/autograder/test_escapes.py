@@ -82,6 +82,7 @@ def test_without_a_sandbox_there_is_nothing_to_leave_and_every_result_says_so(
     assert json.loads(done.stdout)["sandbox"] == "none"
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("command", [GRADE, AUTOGRADE], ids=lambda command: command[0])
 def test_where_the_walls_stand_the_same_commands_grade(
     handed_in: TinyCourse, environment: dict[str, str], command: tuple[str, ...]

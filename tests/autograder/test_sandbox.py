@@ -762,7 +762,7 @@ def test_a_forged_reply_is_data_at_most(room):
 GRADER = """
 import sys, time
 from pathlib import Path
-sys.path.insert(0, {tests!r})
+sys.path[:0] = [{repository!r}, {tests!r}]
 from autograder.course import Limits
 from autograder.sandbox.room import Sandbox
 from rooms import process_namespace, run_cell
@@ -781,7 +781,7 @@ def test_a_grader_that_is_killed_leaves_no_process_behind(tmp_path):
     script = tmp_path / "grader.py"
     daemons = "import subprocess\nfor _ in range(2): subprocess.Popen(['sleep', '1000'], start_new_session=True)"
     script.write_text(GRADER.format(
-        tests=str(REPOSITORY / "tests"), course=str(tmp_path), daemons=daemons
+        repository=str(REPOSITORY), tests=str(REPOSITORY / "tests"), course=str(tmp_path), daemons=daemons
     ))  # fmt: skip
     grader = subprocess.Popen([sys.executable, str(script)], stdout=subprocess.PIPE, text=True, cwd=REPOSITORY)
     folder = ""

@@ -14,6 +14,7 @@ from autograder.submission import (
     Submission,
     SubmissionFault,
     canonical_cells,
+    imported_modules,
     parse_notebook,
     read_submission,
     students_of,
@@ -403,3 +404,15 @@ def test_students_are_those_who_handed_something_in(handed):
     (handed.root / "submitted" / "carl").mkdir()
     (handed.root / "submitted" / "carl" / "shapes").write_text("a file")
     assert students_of(handed.root, "shapes") == ["ada"]
+
+
+def test_modules_that_a_released_notebook_imports_are_found_in_any_cell() -> None:
+    sources = (
+        "import a\nimport b.c as d",
+        "%matplotlib inline\nimport seen",
+        "def f():\n    from e import g, h",
+        "from . import i",
+    )
+    cells = [{"cell_type": "code", "source": source} for source in sources]
+    text = {"cell_type": "markdown", "source": "import nothing"}
+    assert imported_modules({"cells": [text, *cells]}) == ["a", "b.c", "seen", "e", "e.g", "e.h"]
