@@ -6,6 +6,7 @@ descriptors 1 and 2 goes to a file and is added when the cell ends.
 This file enters the sandbox: it imports nothing else of ours but `server`'s naming of cells.
 """
 
+import gc
 import inspect
 import io
 import json
@@ -211,9 +212,22 @@ class Cells:
         result = self.shell.run_cell(source, store_history=True)
         self._collect(output_bytes)
         error = result.error_before_exec or result.error_in_exec
+        described = describe(error) if error is not None else None
+        del result
         outputs = json.dumps(RECORDER.take(), default=str, ensure_ascii=False).encode("utf-8", "backslashreplace")
         RECORDER.begin(output_bytes)
-        return {"outputs": outputs, "error": describe(error) if error is not None else None}
+        if error is not None:
+            del error
+            self._let_go()
+        return {"outputs": outputs, "error": described}
+
+    def _let_go(self) -> None:
+        """Drop the traceback of what failed: it keeps every variable of its frames, perhaps all memory there is."""
+        for name in ("last_exc", "last_type", "last_value", "last_traceback"):
+            vars(sys).pop(name, None)
+        self.shell.last_execution_result = None
+        self.shell.InteractiveTB.tb = None
+        gc.collect()  # IPython's description of a traceback and its frames refer to each other
 
     def take_text(self, limit: int) -> str:
         """Text printed since the last call."""

@@ -1,9 +1,10 @@
 """What a cell shows, in the order in which it happened: real cells in a room."""
 
 import base64
+import textwrap
 
 import pytest
-from rooms import ask, run_cell
+from rooms import ask, result_of, run_cell
 
 
 def shown(outputs):
@@ -221,3 +222,22 @@ def test_recursion_without_end_is_told_in_little_time(room):
     outputs, error = run_cell(room, "def f(n): return f(n + 1)\nf(0)", seconds=60)
     assert error["type"] == "RecursionError" and shown(outputs) == [("error", "RecursionError")]
     assert room.usage().cpu_seconds - before < 5
+
+
+def test_what_a_cell_that_failed_has_made_is_let_go(room):
+    """The traceback would keep every variable of its frames, which may be all memory there is."""
+    source = """
+        import weakref
+        class Large: pass
+        def fill():
+            try:
+                large = Large()
+                kept.append(weakref.ref(large))
+                raise KeyError
+            except KeyError as error:
+                raise MemoryError from error
+        kept = []
+        """
+    for number, text in enumerate((textwrap.dedent(source), "fill()")):  # of cells with names of their own, IPython
+        ask(room, op="cell", source=text.encode(), cell_id=f"cell-{number}", output_bytes=1000)  # shows the source
+    assert result_of(room, "result = [one() is None for one in kept]") == [True]
