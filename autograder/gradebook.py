@@ -41,7 +41,6 @@ from tornado.log import app_log
 from traitlets import Bool
 from traitlets.config import Config
 
-from autograder import submission as handed_in
 from autograder.course import CONFIG_NAME, Course, CourseError, load_course
 from autograder.fingerprint import assignment_digests
 from autograder.grading import Grader
@@ -59,6 +58,7 @@ from autograder.submission import (
     submission_folder,
     unsafe_files,
 )
+from autograder.timestamp import read_timestamp, timestamp_text
 
 
 class NoMark(RuntimeError):
@@ -270,6 +270,11 @@ def record(root: Path, course: Course, result: SubmissionResult) -> RecordedMark
     """
     if result.verdict == Verdict.GRADER_FAULT:
         raise NoMark(f"{result.student}: {result.reason}")
+    folder = submission_folder(root, result.assignment, result.student)
+    try:
+        read_timestamp(folder)
+    except ValueError as error:  # nbgrader would end with a traceback, or wait for a pipe for ever
+        raise NoMark(f"{folder.relative_to(root)}/{error}: correct it or delete it") from None
     config = Config()
     configure(config, root, course)
     config.SubmissionExporter.within_course_grade = True
@@ -299,7 +304,7 @@ def decided_by(root: Path, course: Course, result: SubmissionResult) -> dict[str
 def _handed_in_at(root: Path, result: SubmissionResult) -> str:
     folder = submission_folder(root, result.assignment, result.student)
     try:
-        return handed_in._read_file(folder, "timestamp.txt", 1000).decode(errors="replace").strip()
+        return timestamp_text(folder)
     except (SubmissionFault, OSError):
         return ""
 

@@ -11,26 +11,19 @@ import sqlite3
 from collections import defaultdict
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from enum import StrEnum
 from pathlib import Path
 from urllib.parse import quote
 
-from autograder import submission as handed_in
 from autograder.course import Assignment, Course, CourseError
 from autograder.grading import Grader, check_student_id
 from autograder.marks_log import MarksLog
 from autograder.results import SubmissionResult, Verdict, load_result, result_path
-from autograder.submission import (
-    CHECKS_SUFFIX,
-    SubmissionFault,
-    strange_folders,
-    students_of,
-    submission_folder,
-)
+from autograder.submission import CHECKS_SUFFIX, strange_folders, students_of, submission_folder
+from autograder.timestamp import read_timestamp
 
 _BUSY_SECONDS = 5.0
-_TIMESTAMP_BYTES = 1000
 
 
 class State(StrEnum):
@@ -238,31 +231,6 @@ def _lateness(folder: Path, assignment: Assignment, recorded: RecordedPoints) ->
         return False, []
     hours, minutes = divmod(int(delay.total_seconds() / 60), 60)
     return True, [f"late by {hours // 24} d {hours % 24} h" if hours >= 24 else f"late by {hours} h {minutes} min"]
-
-
-def read_timestamp(folder: Path) -> datetime | None:
-    """When a submission was handed in, by its timestamp.txt, which is read as nbgrader reads it.
-
-    Raises:
-        ValueError: The file cannot be read as a date.
-    """
-    from dateutil import parser, tz  # type: ignore[import-untyped]
-
-    try:
-        text = handed_in._read_file(folder, "timestamp.txt", _TIMESTAMP_BYTES).decode(errors="replace").strip()
-        if not text:
-            return None
-        date, _, zone = text.rpartition(" ")
-        if date.count(" ") == 1:
-            offset = int(zone) if zone.lstrip("+-").isdigit() else tz.gettz(zone)
-            when: datetime = parser.parse(f"{date} TZ", tzinfos={"TZ": offset})
-        else:
-            when = parser.parse(text)
-    except FileNotFoundError:
-        return None
-    except (SubmissionFault, OSError, ValueError, OverflowError):
-        raise ValueError("timestamp.txt cannot be read as a date") from None
-    return when if when.tzinfo else when.replace(tzinfo=UTC)
 
 
 # the gradebook

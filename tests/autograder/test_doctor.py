@@ -188,7 +188,7 @@ def test_where_nested_namespaces_are_denied_grading_is_slower_and_safe(monkeypat
 def test_a_template_that_does_not_start_is_a_problem(monkeypatch: pytest.MonkeyPatch) -> None:
     edit_room(
         monkeypatch,
-        {"template.py": ('        cells = warm_up(settings["preload"])', '        raise ImportError("no torch")')},
+        {"template.py": ("        cells = warm_up(", '        raise ImportError("no torch")\n        warm_up(')},
     )
     found = tried(None)[-1]
     assert (found.level, found.subject) == (Level.PROBLEM, "template")

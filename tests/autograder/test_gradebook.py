@@ -1,6 +1,7 @@
 """Marks through the real commands into nbgrader's real gradebook, read back with nbgrader's own API."""
 
 import json
+import os
 import shutil
 import subprocess
 from collections.abc import Callable, Iterator
@@ -164,6 +165,23 @@ def test_a_fault_of_ours_is_recorded_for_nobody(released: TinyCourse) -> None:
         pytest.raises(MissingEntry),
     ):
         gradebook.find_submission("shapes", "unlucky")
+
+
+def test_a_date_that_is_none_is_said_and_nothing_recorded(graded: TinyCourse, tmp_path: Path) -> None:
+    course = copy_of(graded, tmp_path)
+    result = load_result(result_path(course.root, "shapes", "half"))
+    assert result is not None
+    file = course.root / "submitted" / "half" / "shapes" / "timestamp.txt"
+    before = marks(course.root)
+    file.write_text('=HYPERLINK("https://evil.example")')
+    said = "submitted/half/shapes/timestamp.txt cannot be read as a date: correct it or delete it"
+    with pytest.raises(NoMark, match=said):
+        record(course.root, load_course(course.root), result)
+    file.unlink()
+    os.mkfifo(file)  # nbgrader would wait for whoever writes into it
+    with pytest.raises(NoMark, match=said):
+        record(course.root, load_course(course.root), result)
+    assert marks(course.root) == before
 
 
 def test_checks_that_are_broken_end_both_commands_and_give_no_marks(

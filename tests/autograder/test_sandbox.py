@@ -99,7 +99,8 @@ def test_nothing_of_ours_but_what_runs_the_notebook_is_inside(room):
     )
     assert files == [
         "autograder/__init__.py",
-        "autograder/remote/__init__.py", "autograder/remote/cells.py", "autograder/remote/server.py",
+        "autograder/remote/__init__.py", "autograder/remote/cells.py", "autograder/remote/frames.py",
+        "autograder/remote/server.py",
         "autograder/remote/standin.py", "autograder/remote/wire.py",
         "autograder/sandbox/__init__.py", "autograder/sandbox/lockdown.py", "autograder/sandbox/template.py",
     ]  # fmt: skip
@@ -112,12 +113,12 @@ def test_processes_and_environment_of_this_machine_cannot_be_seen(room, bare):
     for pid in filter(str.isdigit, os.listdir('/proc')):
         for name in ('cmdline', 'environ'):
             try:
-                result.append(b'token-of-the-grader' in open(f'/proc/{pid}/{name}', 'rb').read())
+                result.append(b'token-of-this-test' in open(f'/proc/{pid}/{name}', 'rb').read())
             except OSError:
                 pass
     result = [sum(result), len(os.listdir('/proc')) - len([n for n in os.listdir('/proc') if not n.isdigit()])]
     """
-    other = subprocess.Popen(["sleep", "600"], env={"SECRET": "token-of-the-grader"})
+    other = subprocess.Popen(["sleep", "600"], env={"SECRET": "token-of-this-test"})
     try:
         assert result_of(bare, source)[0] == 1
         assert result_of(room, source) == [0, 1]

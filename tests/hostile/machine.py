@@ -1,13 +1,13 @@
 """The machine that grades, as attacks find it: a grader's process with secrets, and ears for whatever gets out."""
 
-import os
+import secrets
 import socket
 import subprocess
 import sys
 import tempfile
 import threading
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -56,7 +56,7 @@ def machine(course: Path) -> Iterator[Machine]:
         assert grader.stdout is not None
         grader.stdout.readline()
         path = course / "grader.socket"
-        abstract = f"\0grader-{os.getpid()}"
+        abstract = f"\0grader-{secrets.token_hex(8)}"
         shared = stack.enter_context(tempfile.TemporaryDirectory(dir="/tmp")) + "/display"
         addresses = [("127.0.0.1", 0), abstract, str(path), shared]
         ears = [socket.socket(socket.AF_INET if isinstance(a, tuple) else socket.AF_UNIX) for a in addresses]
@@ -68,7 +68,7 @@ def machine(course: Path) -> Iterator[Machine]:
         datagrams.bind(("127.0.0.1", 0))
         threading.Thread(target=_receive, args=(datagrams, heard), daemon=True).start()
         for ear in (*ears, datagrams):
-            stack.callback(ear.close)
+            stack.callback(_close, ear)
         stack.callback(path.unlink, missing_ok=True)
         known: dict[str, object] = {
             "COURSE": str(course), "HOME": str(home), "GRADER": grader.pid, "SOCKET": str(path), "ABSTRACT": abstract,
@@ -76,6 +76,12 @@ def machine(course: Path) -> Iterator[Machine]:
             "PORT": ears[0].getsockname()[1], "DATAGRAMS": datagrams.getsockname()[1],
         }  # fmt: skip
         yield Machine(known, heard)
+
+
+def _close(ear: socket.socket) -> None:
+    with suppress(OSError):  # wakes who listens; a datagram socket that nobody is connected to says so
+        ear.shutdown(socket.SHUT_RDWR)
+    ear.close()
 
 
 def _listen(ear: socket.socket, heard: list[bytes]) -> None:

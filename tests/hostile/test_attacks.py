@@ -1,6 +1,7 @@
 """Every attack in one class, graded by the real commands: each gets what is honest in it and nothing else happens."""
 
 import ctypes
+import fcntl
 import json
 import os
 import re
@@ -9,14 +10,14 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
 from attack import TRIED, WORKED, Attack
-from attacks import ATTACKS, FAMILIES, exfiltrating
+from attacks import ATTACKS, FAMILIES
 from browsing import visiting
 from conftest import TinyCourse
 from course import EXPECTED, HONEST, hand_in_honestly, write_hostile_course
@@ -28,16 +29,28 @@ from autograder.authoring import read_script
 from autograder.course import load_course
 from autograder.feedback import make_pages
 from autograder.results import SubmissionResult, Verdict, load_result, result_path
+from autograder.sandbox import folders
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser
 
 ROOT = Path(__file__).parents[2]
-NOW = [attack for attack in ATTACKS if not attack.long]
-PAGES = [attack.name for attack in NOW if attack in FAMILIES["active"] or attack in exfiltrating.ATTACKS]
-PAGES += ["strange_names", "line_of_its_own"]
+OFTEN = [attack for attacks in FAMILIES.values() for attack in [one for one in attacks if not one.long][:8]]
+"""What `make test` grades; the long tests grade the others."""
+SHOWN = [
+    attack
+    for attack in ATTACKS
+    if attack in (*FAMILIES["active"], *FAMILIES["exfiltrating"]) or attack.name in ("strange_names", "line_of_its_own")
+]
 """Attacks of which feedback pages are made: those that are after what is shown there."""
-each_attack = pytest.mark.parametrize("attack", NOW, ids=[attack.name for attack in NOW])
+
+
+def each_of(attacks: Sequence[Attack]) -> pytest.MarkDecorator:
+    """A test for each attack, long or not."""
+    marked = [
+        pytest.param(attack, id=attack.name, marks=() if attack in OFTEN else pytest.mark.long) for attack in attacks
+    ]
+    return pytest.mark.parametrize("attack", marked)
 
 
 @dataclass(frozen=True)
@@ -81,21 +94,31 @@ def grading_machine(hostile_course: TinyCourse) -> Iterator[Machine]:
 
 
 @pytest.fixture(scope="module")
-def graded(hostile_course: TinyCourse, grading_machine: Machine, environment: dict[str, str]) -> Graded:
-    """The class of all attacks, honest submissions between them."""
-    hand_in_all(hostile_course, grading_machine)
+def chosen(request: pytest.FixtureRequest) -> list[Attack]:
+    """The attacks that tests of this run are about."""
+    asked = [item.callspec.params.get("attack") for item in request.session.items if hasattr(item, "callspec")]
+    return [attack for attack in ATTACKS if attack in asked]
+
+
+@pytest.fixture(scope="module")
+def graded(
+    hostile_course: TinyCourse, grading_machine: Machine, chosen: list[Attack], environment: dict[str, str]
+) -> Graded:
+    """A class of attacks, honest submissions between them."""
+    hand_in_all(hostile_course, grading_machine, chosen)
     graded = grade(hostile_course, {**environment, "GRADER_TOKEN": "token-of-the-grader"})
-    pages = make_pages(hostile_course.root, load_course(hostile_course.root), "shapes", [*HONEST, *PAGES], jobs=2)
-    assert {page.student for page in pages if page.outcome == "made"} == {*HONEST, *PAGES}
+    shown = {*HONEST, *(attack.name for attack in chosen if attack in SHOWN)}
+    pages = make_pages(hostile_course.root, load_course(hostile_course.root), "shapes", sorted(shown), jobs=2)
+    assert {page.student for page in pages if page.outcome == "made"} == shown
     return graded
 
 
-def hand_in_all(course: TinyCourse, here: Machine) -> None:
-    """Hand in the honest submissions and the attacks."""
+def hand_in_all(course: TinyCourse, here: Machine, attacks: Sequence[Attack]) -> None:
+    """Hand in the honest submissions and attacks."""
     script = read_script(course.script)
     for student in HONEST:
         hand_in_honestly(course, student)
-    for attack in NOW:
+    for attack in attacks:
         attack.hand_in(course.root / "submitted" / attack.name / "shapes", script, here.known)
 
 
@@ -127,20 +150,34 @@ def children() -> dict[int, str]:
 
 
 def abandoned_folders(seconds: float = 30.0) -> list[str]:
-    """Folders of sandboxes in /tmp in which no process writes any more; those of others come and go."""
+    """Folders of sandboxes that no process holds any more; those of others come and go."""
     end = time.monotonic() + seconds
     while True:
-        held = {str(link.readlink()) for link in Path("/proc").glob("[0-9]*/fd/2") if os.access(link, os.F_OK)}
-        left = [str(path) for path in Path("/tmp").glob("course-sandbox-*") if f"{path}/stderr" not in held]
+        left = [str(path) for path in folders.parent_folder().glob(f"{folders.PREFIX}*") if not is_held(path)]
         if not left or time.monotonic() > end:
             return left
         time.sleep(0.2)
 
 
+def is_held(folder: Path) -> bool:
+    """Whether a process holds the lock on a sandbox's folder."""
+    try:
+        lock = os.open(folder, os.O_RDONLY)
+    except FileNotFoundError:
+        return True  # it went just now
+    try:
+        fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    finally:
+        os.close(lock)
+    return False
+
+
 # each attack
 
 
-@each_attack
+@each_of(ATTACKS)
 def test_an_attack_earns_what_is_honest_in_it(graded: Graded, attack: Attack) -> None:
     result = graded.result(attack.name)
     assert (result.verdict, tuple(task.earned for task in result.tasks)) == (attack.verdict, attack.marks), result
@@ -148,26 +185,25 @@ def test_an_attack_earns_what_is_honest_in_it(graded: Graded, attack: Attack) ->
     assert (attack.verdict == Verdict.GRADED) == (not result.reason)
 
 
-@each_attack
+@each_of(ATTACKS)
 def test_an_attack_does_not_get_what_it_is_after(graded: Graded, attack: Attack) -> None:
     recorded = graded.recorded(attack.name)
     assert WORKED not in recorded
     assert not attack.tries or TRIED in recorded
 
 
-@pytest.mark.parametrize("name", PAGES)
-def test_a_student_reads_nothing_that_is_hidden(graded: Graded, name: str) -> None:
-    (attack,) = (attack for attack in NOW if attack.name == name)
-    read = graded.page(name).read_text() + graded.command.stdout + graded.command.stderr
+@each_of(SHOWN)
+def test_a_student_reads_nothing_that_is_hidden(graded: Graded, attack: Attack) -> None:
+    read = graded.page(attack.name).read_text() + graded.command.stdout + graded.command.stderr
     paths = {str(graded.course.root), sys.prefix, sys.base_prefix, str(Path.home())} - {"/usr", "/usr/local", "/"}
     assert [text for text in (*EXPECTED, *paths, "TestVolume", "gradient_of_area") if text in read] == []
     assert not attack.hidden or attack.hidden not in read
 
 
-@pytest.mark.parametrize("name", [attack.name for attack in FAMILIES["active"]])
-def test_in_a_browser_a_page_does_nothing(graded: Graded, name: str, browser: "Browser") -> None:
+@each_of(FAMILIES["active"])
+def test_in_a_browser_a_page_does_nothing(graded: Graded, attack: Attack, browser: "Browser") -> None:
     # Without the page's own policy, which would forbid the same once more.
-    page = re.sub('<meta http-equiv="Content-Security-Policy".*?>', "", graded.page(name).read_text())
+    page = re.sub('<meta http-equiv="Content-Security-Policy".*?>', "", graded.page(attack.name).read_text())
     with visiting(browser) as visitor:
         visitor.show(page)
         visitor.click_on_everything("body")
@@ -177,10 +213,10 @@ def test_in_a_browser_a_page_does_nothing(graded: Graded, name: str, browser: "B
 # the rest of the class
 
 
-def test_the_gradebook_holds_what_was_earned_and_nobody_else(graded: Graded) -> None:
+def test_the_gradebook_holds_what_was_earned_and_nobody_else(graded: Graded, chosen: list[Attack]) -> None:
     with Gradebook(f"sqlite:///{graded.course.root / 'gradebook.db'}", "tiny") as gradebook:
         marks = [(one.student.id, one.score) for one in gradebook.assignment_submissions("shapes")]
-    expected = {attack.name: float(sum(attack.marks)) for attack in NOW} | dict.fromkeys(HONEST, 5.0)
+    expected = {attack.name: float(sum(attack.marks)) for attack in chosen} | dict.fromkeys(HONEST, 5.0)
     assert sorted(marks) == sorted(expected.items()), graded.command.stderr
 
 
@@ -220,7 +256,7 @@ def test_for_an_ordinary_user_attacks_come_to_the_same(environment: dict[str, st
     try:
         course = write_hostile_course(folder / "course")
         with machine(course.root) as here:
-            hand_in_all(course, here)
+            hand_in_all(course, here, ATTACKS)
             home = {"HOME": str(folder), "TMPDIR": "/tmp", "JUPYTER_CONFIG_DIR": str(folder / ".jupyter")}
             if os.getuid() == 0:
                 subprocess.run(["chown", "-Rh", f"{USER}:{USER}", str(folder)], check=True)
@@ -228,7 +264,7 @@ def test_for_an_ordinary_user_attacks_come_to_the_same(environment: dict[str, st
             graded = grade(course, {**environment, **home}, lambda line: as_ordinary_user(line, needed))
             assert here.heard == []
         assert {student: graded.result(student).score for student in HONEST} == dict.fromkeys(HONEST, 5.0)
-        for attack in NOW:
+        for attack in ATTACKS:
             result = graded.result(attack.name)
             assert (result.verdict, tuple(task.earned for task in result.tasks)) == (attack.verdict, attack.marks), (
                 result

@@ -1,6 +1,6 @@
 """Attacks that carry something out: over networks and sockets, or in what the student gets to read."""
 
-from attack import Attack
+from attack import FAULT, Attack
 from controls import (
     prints_paths_of_the_machine,
     says_it_beside,
@@ -144,6 +144,8 @@ for folder in sys.path:
             )
         },
         marks=(2, 0),
+        verdict=FAULT,  # as soon as a visible check asks
+        reason="its output could not be read",
         hidden=INPUT,
         control=speaks_for_the_server,
     ),

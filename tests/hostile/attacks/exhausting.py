@@ -60,6 +60,7 @@ def prints_more_than(count: int) -> Control:
     """As a script it prints more than this many bytes."""
 
     def control(attack: Attack, bench: Bench) -> None:
+        """As a script it prints more than is kept of a submission."""
         with subprocess.Popen(
             script(attack, bench), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, cwd=bench.hand_in(attack)
         ) as process:
@@ -77,6 +78,7 @@ def shows_more_than(count: int) -> Control:
     """Without walls a cell of it has more outputs than this."""
 
     def control(attack: Attack, bench: Bench) -> None:
+        """Without walls a cell of it has more outputs than are kept."""
         with bench.room(attack) as room:
             assert len(run_cell(room, "from known import *\n" + attack.cell)[0]) > count
 
@@ -95,6 +97,7 @@ def read_without(limit: str, frame: bytes) -> Control:
     """With one limit lifted, the frame that it sends is read."""
 
     def control(attack: Attack, bench: Bench) -> None:
+        """With one limit lifted, the frame that it sends is read."""
         with pytest.raises(wire.WireError):
             wire.unpack(frame)
         with without_limit(limit):
@@ -327,10 +330,10 @@ os.read(reading, 1)  # until all have ended
     in_a_cell(
         "memory_of_many", "Takes memory in several processes, each within its limit.",
         """
-import os, time
+import mmap, os, time
 for _ in range(3):
-    if os.fork() == 0:
-        kept = bytearray(b"x") * (800 * 2**20)
+    if os.fork() == 0:  # whole pages at once, which takes little of the computing time
+        kept = mmap.mmap(-1, 800 * 2**20, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | mmap.MAP_POPULATE)
         time.sleep(10**6)
 time.sleep(10**6)
 """,

@@ -41,6 +41,7 @@ def never_ends(*last: str, ignoring_signals: bool = False) -> Control:
     """As a script with these last lines it never ends."""
 
     def control(attack: Attack, bench: Bench) -> None:
+        """As a script it never ends."""
         with begun(attack, bench, *last) as process:
             if ignoring_signals:
                 process.send_signal(signal.SIGTERM)
@@ -54,6 +55,7 @@ def takes_more_than(size: int, *last: str) -> Control:
     """As a script with these last lines it comes to have more than this many bytes in memory."""
 
     def control(attack: Attack, bench: Bench) -> None:
+        """As a script it comes to have more memory than a submission may."""
         with begun(attack, bench, *last) as process:
             while sum(map(resident, session(process.pid))) <= size:
                 assert process.poll() is None
@@ -115,6 +117,7 @@ def leaves_a_process(named: str) -> Control:
     """Without walls a process with this in its command line is still there when the submission's own has ended."""
 
     def control(attack: Attack, bench: Bench) -> None:
+        """Without walls a process of it is still there when its own has ended."""
         bench.run(attack)
         time.sleep(0.5)
         left = processes_with(named)

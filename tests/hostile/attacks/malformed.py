@@ -387,12 +387,6 @@ ATTACKS = (
         control=more_files_than(0),
     ),
     Attack(
-        name="timestamp_that_is_a_formula",
-        what="Says that it was handed in at a time that a spreadsheet would take for a formula.",
-        files={"timestamp.txt": "=HYPERLINK(\"https://evil.example\")"},
-        control=beats_stock_nbgrader,
-    ),
-    Attack(
         name="thousand_files",
         what="Has a thousand files beside the notebook.",
         files={f"many/{number}.txt": "x" for number in range(1000)},
