@@ -89,7 +89,13 @@ def test_the_committed_findings_stand_for_what_is_there_and_meet_the_targets(ass
     assert kept.checks > 0
 
 
-@pytest.mark.parametrize("assignment", ASSIGNMENTS)
+SAMPLED = ("information_theory", "change_of_variables")
+"""What `make test` samples; the long tests sample the others."""
+
+
+@pytest.mark.parametrize(
+    "assignment", [pytest.param(name, marks=() if name in SAMPLED else pytest.mark.long) for name in ASSIGNMENTS]
+)
 def test_a_sample_of_the_audit_comes_out_as_committed(assignment: str) -> None:
     assert rerun_sample(ROOT, assignment, 1) == []
 

@@ -27,7 +27,7 @@ ANSWERS: list[dict[str, str]] = [
     {"volume": "import os\ndef volume(side, height):\n    os._exit(1)"},
     {"area": "def area(side:\n    return"},
     {"volume": "def volume(side, height):\n    while True:\n        pass"},
-    {"area": "raise SystemExit"},
+    {"area": "def area(side):\n    raise SystemExit"},
 ]
 SCORES = (5.0, 1.33, 2.0, 2.0, 0.0, 2.0, 0.0)
 """What these earn."""

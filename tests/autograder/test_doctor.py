@@ -177,6 +177,7 @@ def test_rooms_that_share_folders_or_are_not_ended_are_found_out(monkeypatch: py
     assert left_behind(os.getpid()) == set()
 
 
+@pytest.mark.long
 def test_where_nested_namespaces_are_denied_grading_is_slower_and_safe(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(room, "Sandbox", functools.partial(room.Sandbox, nested=False))
     found = {finding.subject: finding for finding in tried(None)}

@@ -59,7 +59,7 @@ GRADE = ("course", "grade", "shapes")
 AUTOGRADE = ("nbgrader", "autograde", "shapes")
 
 
-@pytest.mark.parametrize("command", [GRADE, AUTOGRADE], ids=lambda command: command[0])
+@pytest.mark.parametrize("command", [pytest.param(GRADE, marks=pytest.mark.long), AUTOGRADE])
 def test_where_a_way_out_works_nothing_is_graded(
     handed_in: TinyCourse, weakened: dict[str, str], command: tuple[str, ...]
 ) -> None:

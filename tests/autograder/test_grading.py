@@ -339,7 +339,9 @@ def test_a_dead_grading_process_gives_no_mark(released: TinyCourse) -> None:
     ("old", "new", "says"),
     [
         ("torch.tensor([2.89])", "torch.tensor([2.98])", "The reference solution earns"),
-        ("import torch\n", "import torch\nimport no_such_module\n", "no_such_module"),
+        pytest.param(
+            "import torch\n", "import torch\nimport no_such_module\n", "no_such_module", marks=pytest.mark.long
+        ),
         ('@task("volume", needs=("area",))', '@task("weight")', "tasks and hidden checks do not match: volume, weight"),
         ("def test_box(self, student):", "def test_box(self, student, no_such_fixture):", "did not run"),
     ],

@@ -146,10 +146,11 @@ def kill_after(root: Path, environment: dict[str, str], seconds: float) -> int:
     return command.wait()
 
 
-@pytest.mark.parametrize("kills", [2, pytest.param(20, marks=pytest.mark.long)])
+@pytest.mark.long
 def test_a_grader_that_is_killed_at_any_time_loses_nothing(
-    undisturbed: Undisturbed, environment: dict[str, str], kills: int, tmp_path: Path
+    undisturbed: Undisturbed, environment: dict[str, str], tmp_path: Path
 ) -> None:
+    kills = 20
     draw = random.Random(kills)
     root = copy_of(undisturbed.course, tmp_path / "killed").root
     for _ in range(kills):
@@ -217,6 +218,7 @@ def test_a_full_disk_is_said_plainly_and_loses_nothing(
     resume_and_compare(undisturbed, root)
 
 
+@pytest.mark.long
 def test_a_disk_that_is_full_while_submissions_are_graded_loses_nothing(
     undisturbed: Undisturbed, small_disk: Path, tmp_path: Path
 ) -> None:
