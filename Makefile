@@ -12,7 +12,7 @@ INSTALLED_DEV := $(VENV)/.installed-dev
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo test test-long lint audit sandbox clean
+.PHONY: help demo test test-long lint audit bench sandbox clean
 
 help: ## Show this list
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' $(firstword $(MAKEFILE_LIST))
@@ -33,6 +33,9 @@ lint: $(INSTALLED_DEV) ## Check style and types
 
 audit: $(INSTALLED_DEV) ## Test the hidden checks with mistakes, other right answers and mutants
 	$(VENV)/bin/course audit
+
+bench: $(INSTALLED) sandbox ## Compare with stock nbgrader on this machine, which should have nothing else to do
+	$(VENV)/bin/python benchmarks/bench.py
 
 clean: ## Remove the environment, the demo and what tools left behind; marks and submissions stay
 	rm -rf $(VENV) demo .pytest_cache .mypy_cache .ruff_cache *.egg-info
