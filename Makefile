@@ -23,7 +23,7 @@ demo: $(INSTALLED) sandbox ## Grade four made-up submissions in a throw-away cop
 test: lint sandbox ## Check style and types, then run all tests
 	$(RUN) pytest -n auto --dist loadfile
 
-test-long: $(INSTALLED_DEV) sandbox ## Run the tests that take hours: whole notebooks, every attack, a hundred killed graders
+test-long: $(INSTALLED_DEV) sandbox ## Run the tests that take long: whole notebooks, every attack, a hundred killed graders
 	$(RUN) pytest -m long --durations=0
 
 lint: $(INSTALLED_DEV) ## Check style and types

@@ -79,16 +79,6 @@ def warm_up(preload: list[str], imports: list[str]) -> Any:
 
     torch.set_num_threads(1)
     cells = Cells()
-    if "matplotlib.pyplot" in sys.modules:
-        _draw()
-    # One backward pass and one draw of each kind load the libraries that torch opens late.
-    (torch.ones(2, 2, requires_grad=True) @ torch.ones(2, 2)).sum().backward()  # type: ignore[no-untyped-call]
-    torch.distributions.Normal(0.0, 1.0).sample()  # type: ignore[no-untyped-call]
-    return cells
-
-
-def _draw() -> None:
-    """Draw a figure: the first one loads fonts."""
     import matplotlib.pyplot as plt
 
     figure, axes = plt.subplots()
@@ -97,6 +87,10 @@ def _draw() -> None:
     with open(os.devnull, "wb") as nowhere:
         figure.savefig(nowhere, format="png")
     plt.close(figure)
+    # One backward pass and one draw of each kind load the libraries that torch opens late.
+    (torch.ones(2, 2, requires_grad=True) @ torch.ones(2, 2)).sum().backward()  # type: ignore[no-untyped-call]
+    torch.distributions.Normal(0.0, 1.0).sample()  # type: ignore[no-untyped-call]
+    return cells
 
 
 def hide_memory() -> None:

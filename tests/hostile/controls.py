@@ -200,11 +200,6 @@ def prints_paths_of_the_machine(attack: Attack, bench: Bench) -> None:
     assert sys.prefix in text
 
 
-def told_by_stock_nbgrader(attack: Attack, bench: Bench) -> None:
-    """What must stay hidden stands in the notebook that stock nbgrader makes feedback of."""
-    assert recorded(attack)["told"]
-
-
 def read_by_nbgrader_as(task_id: str, points: float) -> Control:
     """nbgrader, from what was handed in alone, reads this many points for a cell."""
 
@@ -224,6 +219,27 @@ def handed_in_as(says_so: Callable[[Notebook], bool]) -> Control:
         assert says_so(attack.notebook(bench.script))
 
     return control
+
+
+def publishes_in_its_process(attack: Attack, bench: Bench) -> None:
+    """Asked in its own process, it has the shell publish what must stay hidden."""
+    listening = (
+        "heard = []\n"
+        "get_ipython().display_pub.publish = lambda *data, **more: heard.append((data, more))\n"
+        "volume(torch.tensor([1.25]), torch.tensor([3.5]))\n"
+        "print(heard)"
+    )
+    assert attack.hidden and attack.hidden in bench.run(attack, {"volume": listening}).text
+
+
+def is_no_strict_json(attack: Attack, bench: Bench) -> None:
+    """A reader of strict JSON refuses it."""
+
+    def refuse(constant: str) -> None:
+        raise ValueError(constant)
+
+    with pytest.raises(ValueError, match="NaN"):
+        json.loads((bench.hand_in(attack) / "shapes.ipynb").read_bytes(), parse_constant=refuse)
 
 
 def speaks_for_the_server(attack: Attack, bench: Bench) -> None:

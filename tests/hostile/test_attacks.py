@@ -1,4 +1,4 @@
-"""Every attack in one class, graded by the real commands: each gets what is honest in it and nothing else happens."""
+"""Attacks in one class, graded by the real commands: each gets what is honest in it and nothing else happens."""
 
 import ctypes
 import fcntl

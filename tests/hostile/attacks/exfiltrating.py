@@ -3,9 +3,9 @@
 from attack import FAULT, Attack
 from controls import (
     prints_paths_of_the_machine,
+    publishes_in_its_process,
     says_it_beside,
     speaks_for_the_server,
-    told_by_stock_nbgrader,
     works_without_walls,
 )
 
@@ -182,7 +182,7 @@ for folder in sys.path:
         answers={"volume": TELLING.format("handle.update(number)\n    return side * 0")},
         marks=(2, 0),
         hidden=INPUT,
-        control=told_by_stock_nbgrader,
+        control=publishes_in_its_process,
     ),
     Attack(
         name="input_left_in_files",

@@ -13,6 +13,7 @@ from attack import FAULT, Attack, Notebook, code_cell, write_notebook
 from controls import (
     beats_stock_nbgrader,
     handed_in_as,
+    is_no_strict_json,
     larger_than,
     more_files_than,
     never_read,
@@ -251,7 +252,7 @@ ATTACKS = (
         name="not_a_number",
         what="Holds NaN and infinities, which are not JSON, where numbers may stand.",
         place=as_bytes(lambda data: data.replace(b'"metadata": {}', b'"metadata": {"x": [NaN, -Infinity, 1e999]}')),
-        control=beats_stock_nbgrader,
+        control=is_no_strict_json,
     ),
     Attack(
         name="number_of_ten_thousand_digits",
@@ -286,7 +287,7 @@ ATTACKS = (
         change=lambda notebook: notebook["metadata"].update(
             kernelspec={"name": "julia-1.9", "display_name": "Julia", "language": "julia"}
         ),
-        control=beats_stock_nbgrader,
+        control=handed_in_as(lambda notebook: notebook["metadata"]["kernelspec"]["language"] == "julia"),
     ),
     Attack(
         name="same_ids",
@@ -298,7 +299,7 @@ ATTACKS = (
         name="newer_format",
         what="Says that its format is newer than any.",
         change=with_top(nbformat_minor=10**6),
-        control=beats_stock_nbgrader,
+        control=handed_in_as(lambda notebook: notebook["nbformat_minor"] > 5),
     ),
     Attack(
         name="odd_names_of_tasks",
