@@ -203,7 +203,7 @@ def _answer(
     """Grade the reference, then whatever the grader asks for, with the collected items."""
     import torch
 
-    from autograder.authoring import read_script, solved_notebook
+    from autograder.authoring import build_notebook, read_script, with_answers
     from autograder.autograde import GraderFailed, Pace, autograde, collected_checks, points_of
     from autograder.escapes import demand_walls
 
@@ -224,7 +224,8 @@ def _answer(
         )  # fmt: skip
 
     def grade_reference() -> SubmissionResult:
-        solved = json.loads(json.dumps(solved_notebook(read_script(root / "solutions" / f"{assignment}.py"))))
+        script = read_script(root / "solutions" / f"{assignment}.py")
+        solved = json.loads(json.dumps(with_answers(build_notebook(script), script)))
         cells = canonical_cells(solved, released)
         return grade(Submission(assignment, REFERENCE, cells, released_files(root, assignment)), Pace())
 
