@@ -21,7 +21,7 @@ demo: $(INSTALLED) sandbox ## Grade four made-up submissions in a throw-away cop
 	$(VENV)/bin/course demo
 
 test: lint sandbox ## Check style and types, then run all tests
-	$(RUN) pytest -n auto --dist loadfile
+	$(RUN) pytest -n auto --dist loadfile --no-loadscope-reorder
 
 test-long: $(INSTALLED_DEV) sandbox ## Run the tests that take long: whole notebooks, every attack, a hundred killed graders
 	$(RUN) pytest -m long --durations=0

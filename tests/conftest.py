@@ -3,7 +3,7 @@
 import os
 import shutil
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -111,6 +111,11 @@ def gradient_of_area(ns, side):
 '''
 
 
+def pytest_xdist_auto_num_workers() -> int:
+    """With `-n auto`, one process more than there are cores: a quarter of the tests' time is waiting for time limits."""
+    return len(os.sched_getaffinity(0)) + 1
+
+
 @dataclass(frozen=True)
 class TinyCourse:
     """A course in a folder of its own: the assignment `shapes`, with the tasks `area` (2) and `volume` (3 points)."""
@@ -187,6 +192,38 @@ def released(released_once: TinyCourse, tmp_path: Path) -> TinyCourse:
     """A released tiny course, gradebook included, for one test: a copy, because making a gradebook takes seconds."""
     shutil.copytree(released_once.root, tmp_path / "released")
     return TinyCourse(tmp_path / "released")
+
+
+Beforehand = Callable[[TinyCourse], None]
+
+
+@pytest.fixture(scope="session")
+def beforehand(released_once: TinyCourse, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Beforehand]:
+    """Grades what is handed in to a released tiny course, with one warm worker for all tests.
+
+    The results lie in `results/` then, and commands have only to record them: they start no worker, which takes more
+    computing time than all else that a test does. Only for courses that differ from the tiny one in nothing that
+    decides a result: others fail here.
+    """
+    from autograder.course import load_course
+    from autograder.grading import Grader
+    from autograder.results import result_path, save_result
+
+    root = tmp_path_factory.mktemp("beforehand") / "course"
+    shutil.copytree(released_once.root, root)
+    with Grader(root, load_course(root), "shapes") as grader:
+
+        def grade(course: TinyCourse) -> None:
+            theirs = Grader(course.root, load_course(course.root), "shapes")
+            for folder in (course.root / "submitted").glob("*/shapes"):
+                student = folder.parent.name
+                shutil.rmtree(root / "submitted", ignore_errors=True)
+                shutil.copytree(folder, root / "submitted" / student / "shapes", symlinks=True)
+                result = grader.grade(student, force=True)
+                assert theirs.would_find(result), f"other things decide the result of {student}"
+                save_result(result_path(course.root, "shapes", student), result)
+
+        yield grade
 
 
 @pytest.fixture(scope="session")

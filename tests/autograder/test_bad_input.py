@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from commands import run
 from conftest import TinyCourse
 from nbgrader.api import Gradebook
 
@@ -87,10 +88,6 @@ def graded(
     loose.mkdir()
     (loose / "shapes.ipynb").write_bytes(good)
     return root, run(root, environment, "course", "grade", "shapes")
-
-
-def run(root: Path, environment: dict[str, str], *command: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(command, cwd=root, env=environment, capture_output=True, text=True, check=False)
 
 
 def marks(root: Path) -> dict[str, float]:

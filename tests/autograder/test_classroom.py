@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from commands import run
 from conftest import TinyCourse
 from nbgrader.api import Gradebook
 
@@ -31,10 +32,6 @@ ANSWERS: list[dict[str, str]] = [
 ]
 SCORES = (5.0, 1.33, 2.0, 2.0, 0.0, 2.0, 0.0)
 """What these earn."""
-
-
-def run(root: Path, environment: dict[str, str], *command: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(command, cwd=root, env=environment, capture_output=True, text=True, check=False)
 
 
 def marks(root: Path) -> list[tuple[str, float]]:

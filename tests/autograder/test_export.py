@@ -3,9 +3,9 @@
 import csv
 import json
 import shutil
-import subprocess
 from pathlib import Path
 
+import commands
 import pytest
 from conftest import TinyCourse
 from nbgrader.api import Gradebook
@@ -18,10 +18,10 @@ from autograder.results import SubmissionResult, Verdict, result_path, save_resu
 FORMULA = "=HYPERLINK(1)"
 
 
-def run(root: Path, environment: dict[str, str], *command: str) -> subprocess.CompletedProcess[str]:
-    done = subprocess.run(command, cwd=root, env=environment, capture_output=True, text=True, check=False)
+def run(root: Path, environment: dict[str, str], *command: str) -> str:
+    done = commands.run(root, environment, *command)
     assert done.returncode == 0, done.stderr
-    return done
+    return done.stdout
 
 
 def rows(path: Path) -> dict[str, dict[str, str]]:

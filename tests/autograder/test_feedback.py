@@ -6,6 +6,7 @@ import html
 import json
 import re
 import shutil
+import subprocess
 import sys
 import time
 from collections.abc import Iterator
@@ -16,14 +17,15 @@ from typing import Any
 import nbformat
 import pytest
 from attacks.active import DRAWING, MARKDOWN_ATTACKS, PIXEL
-from conftest import TinyCourse
+from commands import run
+from conftest import Beforehand, TinyCourse
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from nbconvert.filters.markdown_mistune import IPythonRenderer, MarkdownWithMath
 from nbgrader.api import Gradebook
 from nbgrader.converters import GenerateFeedback
 from nbgrader.coursedir import CourseDirectory
-from test_gradebook import hand_in, run
+from test_gradebook import hand_in
 
 from autograder.authoring import read_script, solved_notebook
 from autograder.course import load_course
@@ -168,8 +170,9 @@ def record_as_typed(root: Path, student: str) -> None:
 
 @pytest.fixture(scope="module")
 def graded(
-    released_once: TinyCourse, environment: dict[str, str], tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[TinyCourse]:
+    released_once: TinyCourse, beforehand: Beforehand, environment: dict[str, str],
+    tmp_path_factory: pytest.TempPathFactory,
+) -> Iterator[TinyCourse]:  # fmt: skip
     """A graded course: submissions that are half right, late, hostile, no notebook, and one that crashes."""
     root = tmp_path_factory.mktemp("feedback") / "course"
     shutil.copytree(released_once.root, root)
@@ -182,6 +185,7 @@ def graded(
     hand_in(root, "hostile", hostile_notebook(course))
     hand_in(root, "broken", b"<script>attack(60)</script>")
     hand_in(root, "crashed", solved(course, volume="import os\ndef volume(side, height):\n    os._exit(0)"))
+    beforehand(course)
     done = run(root, environment, "course", "grade", "shapes", "--json")
     assert done.returncode == 0, done.stderr
     record_as_typed(root, "hostile")
@@ -559,7 +563,8 @@ def test_nbgraders_own_command_and_the_formgraders_button_make_the_same_pages(
         "app = NbGrader(); app.load_config_file(); app.config.HTMLExporter.template_name = 'formgrade';"
         "done = NbGraderAPI(config=app.config).generate_feedback('shapes'); assert done['success'], done"
     )
-    done = run(course.root, environment, sys.executable, "-c", button)
+    command = [sys.executable, "-c", button]
+    done = subprocess.run(command, cwd=course.root, env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert {student: page_of(course.root, student) for student in expected} == expected
 

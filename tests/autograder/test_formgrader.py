@@ -16,12 +16,13 @@ import nbgrader
 import psutil
 import pytest
 from browsing import Visitor, visiting
-from conftest import CHECKS, TinyCourse
+from commands import run
+from conftest import CHECKS, Beforehand, TinyCourse
 from nbconvert.exporters import HTMLExporter
 from nbgrader.api import Gradebook
 from playwright.sync_api import Browser, Page
 from test_feedback import MARKDOWN_ATTACKS, hostile_notebook, record_as_typed, solved
-from test_gradebook import hand_in, run
+from test_gradebook import hand_in
 
 from autograder.nbgrader_settings import PAGE_FILTERS
 from autograder.results import load_result, result_path
@@ -155,10 +156,13 @@ def saving(page: Page, act: Callable[[], None]) -> None:
 
 
 @pytest.fixture(scope="module")
-def by_command(by_button: dict[str, Any], course: TinyCourse, environment: dict[str, str]) -> dict[str, Any]:
-    """What `course grade` records then, of the same submissions."""
+def by_command(
+    by_button: dict[str, Any], course: TinyCourse, beforehand: Beforehand, environment: dict[str, str]
+) -> dict[str, Any]:
+    """What `course grade` records then, of the same submissions graded anew."""
     shutil.rmtree(course.root / "autograded")
-    done = run(course.root, environment, "course", "grade", "shapes", "--force")
+    beforehand(course)
+    done = run(course.root, environment, "course", "grade", "shapes")
     assert done.returncode == 0, done.stderr
     return automatic(course.root)
 

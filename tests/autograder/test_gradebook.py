@@ -3,13 +3,13 @@
 import json
 import os
 import shutil
-import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import TinyCourse
+from commands import run
+from conftest import Beforehand, TinyCourse
 from nbgrader.api import Gradebook, MissingEntry
 
 from autograder.authoring import read_script, solved_notebook
@@ -41,11 +41,6 @@ def hand_in(root: Path, student: str, notebook: dict[str, Any] | bytes, timestam
         (folder / "timestamp.txt").write_text(timestamp)
 
 
-def run(root: Path, environment: dict[str, str], *command: str) -> subprocess.CompletedProcess[str]:
-    """A command as an instructor types it, in the course's folder."""
-    return subprocess.run(command, cwd=root, env=environment, capture_output=True, text=True, check=False)
-
-
 def marks(root: Path) -> dict[str, tuple[float, float]]:
     """Automatic and final score of every student in the gradebook."""
     with Gradebook(f"sqlite:///{root / 'gradebook.db'}", "tiny") as gradebook:
@@ -74,12 +69,14 @@ def handed_in(released_once: TinyCourse, tmp_path_factory: pytest.TempPathFactor
 
 @pytest.fixture(scope="module")
 def graded(
-    handed_in: TinyCourse, environment: dict[str, str], tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[TinyCourse]:
+    handed_in: TinyCourse, beforehand: Beforehand, environment: dict[str, str],
+    tmp_path_factory: pytest.TempPathFactory,
+) -> Iterator[TinyCourse]:  # fmt: skip
     """The same after `course grade shapes`, with one submission that is no notebook."""
     root = tmp_path_factory.mktemp("graded") / "course"
     shutil.copytree(handed_in.root, root)
     hand_in(root, "broken", b"{")
+    beforehand(TinyCourse(root))
     done = run(root, environment, "course", "grade", "shapes", "--json")
     assert done.returncode == 0, done.stderr
     assert done.stderr == ""
@@ -138,19 +135,22 @@ def test_a_submission_that_is_no_notebook_is_zero_with_its_reason(graded: TinyCo
 
 
 def test_a_manual_mark_and_a_comment_survive_a_regrade(
-    graded: TinyCourse, environment: dict[str, str], tmp_path: Path
+    graded: TinyCourse, beforehand: Beforehand, environment: dict[str, str], tmp_path: Path
 ) -> None:
     course = copy_of(graded, tmp_path)
     with Gradebook(f"sqlite:///{course.root / 'gradebook.db'}", "tiny") as gradebook:
         gradebook.find_grade("area_checks", "shapes", "shapes", "half").manual_score = 1.75
         gradebook.find_comment("area", "shapes", "shapes", "half").manual_comment = "Nearly."
         gradebook.db.commit()
-    done = run(course.root, environment, "course", "grade", "shapes", "--student", "half", "--force")
+    worse = solved_notebook(read_script(course.script), {"area": WRONG_AREA.replace("+ 1", "+ 2 * side")})
+    hand_in(course.root, "half", json.loads(json.dumps(worse)), "2027-10-01 12:00:00 UTC")
+    beforehand(course)
+    done = run(course.root, environment, "course", "grade", "shapes", "--student", "half")
     assert done.returncode == 0, done.stderr
     assert "In the gradebook: 1.75 of 5" in done.stdout
     with Gradebook(f"sqlite:///{course.root / 'gradebook.db'}", "tiny") as gradebook:
         grade = gradebook.find_grade("area_checks", "shapes", "shapes", "half")
-        assert (grade.auto_score, grade.manual_score, grade.score) == (1.33, 1.75, 1.75)
+        assert (grade.auto_score, grade.manual_score, grade.score) == (0.0, 1.75, 1.75)
         assert gradebook.find_comment("area", "shapes", "shapes", "half").comment == "Nearly."
 
 
@@ -307,7 +307,7 @@ EDITS: dict[str, tuple[Callable[[dict[str, Any]], Any], float]] = {
 
 
 def test_whatever_a_notebook_says_of_itself_it_is_recorded_with_what_it_earned(
-    handed_in: TinyCourse, environment: dict[str, str], tmp_path: Path
+    handed_in: TinyCourse, beforehand: Beforehand, environment: dict[str, str], tmp_path: Path
 ) -> None:
     course = copy_of(handed_in, tmp_path)
     shutil.rmtree(course.root / "submitted")
@@ -319,13 +319,14 @@ def test_whatever_a_notebook_says_of_itself_it_is_recorded_with_what_it_earned(
         student = name.replace(" ", "-")
         hand_in(course.root, student, notebook)
         expected[student] = (score, score)
+    beforehand(course)
     done = run(course.root, environment, "course", "grade", "shapes")
     assert done.returncode == 0, done.stdout + done.stderr
     assert marks(course.root) == expected
 
 
 def test_files_behind_links_and_pages_for_a_browser_are_copied_nowhere(
-    handed_in: TinyCourse, environment: dict[str, str], tmp_path: Path
+    handed_in: TinyCourse, beforehand: Beforehand, environment: dict[str, str], tmp_path: Path
 ) -> None:
     course = copy_of(handed_in, tmp_path)
     secret = tmp_path / "secret.txt"
@@ -339,6 +340,7 @@ def test_files_behind_links_and_pages_for_a_browser_are_copied_nowhere(
     (course.root / "source/shapes/ours.svg").write_text("<svg/>")
     kept = {"data.csv", "expect.py", "more", "more/util.py", "ours.svg", "shapes.ipynb"}
     recorded = course.root / "autograded/perfect/shapes"
+    beforehand(course)
 
     done = run(course.root, environment, "course", "grade", "shapes", "--student", "perfect")
     assert done.returncode == 0, done.stderr

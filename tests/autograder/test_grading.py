@@ -13,6 +13,7 @@ from conftest import TinyCourse, with_first_cell
 from autograder.authoring import read_script, solved_notebook
 from autograder.course import load_course
 from autograder.grading import Grader
+from autograder.release import release
 from autograder.results import SubmissionResult, Verdict, load_result, result_path
 from autograder.worker import WorkerFailed
 
@@ -228,7 +229,12 @@ def test_files_with_odd_names_are_left_out_with_a_short_reason(school: School) -
     assert "more files" in result.reason
 
 
-def test_student_noise_is_not_what_the_check_has_drawn(released: TinyCourse) -> None:
+@pytest.fixture(scope="module")
+def drawing(released_once: TinyCourse, tmp_path_factory: pytest.TempPathFactory) -> Iterator[School]:
+    """A school whose checks draw random sides and whose demo imports something."""
+    root = tmp_path_factory.mktemp("drawing") / "course"
+    shutil.copytree(released_once.root, root)
+    course = TinyCourse(root)
     drawn = "    def test_three(self, student):\n"
     check = (
         "    def test_drawn(self, student):\n"
@@ -236,23 +242,21 @@ def test_student_noise_is_not_what_the_check_has_drawn(released: TinyCourse) -> 
         "        side = torch.randn(3)\n"
         "        assert_close(student.area(side), side.square())\n\n"
     )
-    released.edit(released.checks, drawn, check + drawn)
-    with Grader(released.root, load_course(released.root), "shapes") as grader:
-        school = School(released, grader)
-        result = school.grade("guess", school.notebook(area="def area(side):\n    return torch.randn(3).square()"))
+    course.edit(course.checks, drawn, check + drawn)
+    course.edit(course.script, "picture = [area", "import math as arithmetic\npicture = [area")
+    release(root, load_course(root))
+    with Grader(root, load_course(root), "shapes") as grader:
+        yield School(course, grader)
+
+
+def test_student_noise_is_not_what_the_check_has_drawn(drawing: School) -> None:
+    result = drawing.grade("guess", drawing.notebook(area="def area(side):\n    return torch.randn(3).square()"))
     assert not result.tasks[0].checks[0].passed
 
 
-def test_what_a_skipped_demo_imports_is_there(released: TinyCourse) -> None:
-    from autograder.release import release
-
-    released.edit(released.script, "picture = [area", "import math as arithmetic\npicture = [area")
-    course = load_course(released.root)
-    release(released.root, course)
-    with Grader(released.root, course, "shapes") as grader:
-        school = School(released, grader)
-        answer = "def volume(side, height):\n    return area(side) * height * arithmetic.cos(0)"
-        assert school.grade("imports", school.notebook(volume=answer)).score == 5.0
+def test_what_a_skipped_demo_imports_is_there(drawing: School) -> None:
+    answer = "def volume(side, height):\n    return area(side) * height * arithmetic.cos(0)"
+    assert drawing.grade("imports", drawing.notebook(volume=answer)).score == 5.0
 
 
 def test_interpreters_that_student_code_starts_find_the_packages(school: School) -> None:
@@ -261,13 +265,14 @@ def test_interpreters_that_student_code_starts_find_the_packages(school: School)
     assert [cell.error for cell in result.cells] == [""] * len(result.cells)
 
 
-def test_a_lost_sandbox_is_replaced(released: TinyCourse) -> None:
-    with Grader(released.root, load_course(released.root), "shapes") as grader:
-        school = School(released, grader)
-        school.grade("first", school.notebook())
-        grader.worker.process.kill()
-        assert school.grade("second", school.notebook()).verdict == Verdict.GRADER_FAULT
-        assert grader.grade_anew("second").score == 5.0
+def test_a_dead_grading_process_gives_no_mark_and_is_replaced(drawing: School) -> None:
+    grader = drawing.grader
+    assert drawing.grade("first", drawing.notebook()).score == 5.0
+    grader.worker.process.kill()
+    grader.worker.process.wait()
+    result = drawing.grade("second", drawing.notebook())
+    assert (result.verdict, result.tasks) == (Verdict.GRADER_FAULT, ())
+    assert grader.grade_anew("second").score == 5.0
 
 
 def test_long_output_is_cut_and_a_submission_keeps_only_so_much(school: School) -> None:
@@ -324,17 +329,6 @@ def test_nothing_handed_in_gets_a_plain_reason(school: School) -> None:
 # faults of ours
 
 
-def test_a_dead_grading_process_gives_no_mark(released: TinyCourse) -> None:
-    with Grader(released.root, load_course(released.root), "shapes") as grader:
-        school = School(released, grader)
-        assert school.grade("first", school.notebook()).score == 5.0
-        grader.worker.process.kill()
-        grader.worker.process.wait()
-        result = school.grade("second", school.notebook())
-    assert result.verdict == Verdict.GRADER_FAULT
-    assert result.tasks == ()
-
-
 @pytest.mark.parametrize(
     ("old", "new", "says"),
     [
@@ -343,7 +337,12 @@ def test_a_dead_grading_process_gives_no_mark(released: TinyCourse) -> None:
             "import torch\n", "import torch\nimport no_such_module\n", "no_such_module", marks=pytest.mark.long
         ),
         ('@task("volume", needs=("area",))', '@task("weight")', "tasks and hidden checks do not match: volume, weight"),
-        ("def test_box(self, student):", "def test_box(self, student, no_such_fixture):", "did not run"),
+        pytest.param(
+            "def test_box(self, student):",
+            "def test_box(self, student, no_such_fixture):",
+            "did not run",
+            marks=pytest.mark.long,
+        ),
     ],
 )
 def test_checks_that_are_broken_grade_nobody(released: TinyCourse, old: str, new: str, says: str) -> None:

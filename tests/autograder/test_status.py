@@ -13,7 +13,8 @@ from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
-from conftest import TinyCourse
+from commands import run
+from conftest import Beforehand, TinyCourse
 from nbgrader.api import Gradebook
 from nbgrader.utils import parse_utc
 
@@ -41,8 +42,9 @@ def hand_in(course: TinyCourse, student: str, content: bytes | None = None, time
 
 @pytest.fixture(scope="module")
 def graded_once(
-    released_once: TinyCourse, environment: dict[str, str], tmp_path_factory: pytest.TempPathFactory
-) -> TinyCourse:
+    released_once: TinyCourse, beforehand: Beforehand, environment: dict[str, str],
+    tmp_path_factory: pytest.TempPathFactory,
+) -> TinyCourse:  # fmt: skip
     """Graded by the real command: one perfect, one half right, one late, one that is no notebook."""
     root = tmp_path_factory.mktemp("status") / "course"
     shutil.copytree(released_once.root, root)
@@ -54,8 +56,8 @@ def graded_once(
     hand_in(course, "bob", json.dumps(half).encode())
     hand_in(course, "cleo", timestamp=LATE)
     hand_in(course, "dan", b"{")
-    command = [sys.executable, "-c", "from autograder.cli import main; main()", "grade", "shapes"]
-    done = subprocess.run(command, cwd=root, env=environment, capture_output=True, text=True, check=False)
+    beforehand(course)
+    done = run(root, environment, "course", "grade", "shapes")
     assert done.returncode == 0, done.stderr
     return course
 

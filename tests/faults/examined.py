@@ -138,11 +138,6 @@ def exported(root: Path, folder: Path) -> dict[str, str]:
     return {row["student"]: row["score"] for row in rows}
 
 
-def run(root: Path, environment: dict[str, str], *command: str) -> subprocess.CompletedProcess[str]:
-    """A command as an instructor types it, in the course's folder."""
-    return subprocess.run(command, cwd=root, env=environment, capture_output=True, text=True, check=False)
-
-
 def copy_of(course: TinyCourse, folder: Path) -> TinyCourse:
     """The course in another folder."""
     shutil.copytree(course.root, folder, symlinks=True)

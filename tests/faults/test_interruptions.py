@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+from commands import run
 from conftest import TinyCourse
 from examined import (
     AFTER,
@@ -28,7 +29,6 @@ from examined import (
     first_round,
     gradebook,
     mark_by_hand,
-    run,
     second_round,
     self_killing,
     with_late_policy,

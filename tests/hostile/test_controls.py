@@ -13,7 +13,7 @@ from autograder.course import Limits
 from autograder.results import result_path
 from autograder.sandbox.room import Sandbox
 
-NOW = {attack.name for attacks in FAMILIES.values() for attack in [one for one in attacks if not one.long][:2]}
+NOW = {attack.name for attacks in FAMILIES.values() for attack in [one for one in attacks if not one.long][:1]}
 """Controls that `make test` runs; the long tests run them all."""
 
 
