@@ -5,12 +5,10 @@ command and the formgrader's button give the same. Here each is made in a proces
 atomically, and nothing else is put beside it but the two small files that nbgrader needs to release it.
 """
 
-import contextlib
 import logging
 import os
 import re
 import signal
-import warnings
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
@@ -23,10 +21,10 @@ from nbformat.v4 import new_notebook
 from nbgrader.api import Gradebook, MissingEntry
 from nbgrader.converters import GenerateFeedback
 from nbgrader.coursedir import CourseDirectory
-from sqlalchemy.exc import SAWarning
 from traitlets.config import Config
 
 from autograder.course import Course, load_course
+from autograder.database import quiet_queries
 from autograder.feedback_page import STAMP_NAME, NoPage, stamp
 from autograder.nbgrader_settings import configure
 from autograder.results import Verdict, load_result, result_path, write_atomically
@@ -111,7 +109,7 @@ def _standing(root: Path, course: Course, assignment: str, student: str) -> Page
         return None
     if result is None or made is None:
         return None
-    with _quiet(), _gradebook(root, course) as gradebook:
+    with quiet_queries(), _gradebook(root, course) as gradebook:
         try:
             current = stamp(root, result, gradebook)
         except MissingEntry:
@@ -179,7 +177,7 @@ def _make(student: str) -> str:
     """Make a student's page; "" or why there is none."""
     assert _maker is not None
     try:
-        with _quiet():
+        with quiet_queries():
             _maker.make(student)
     except NoPage as error:
         return str(error)
@@ -188,14 +186,6 @@ def _make(student: str) -> str:
     except Exception as error:  # one page that cannot be made must not keep a class from its pages
         return f"{type(error).__name__}: {error}"
     return ""
-
-
-@contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    """Keep back what nbgrader's own queries warn about, which says nothing to a user."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", SAWarning)
-        yield
 
 
 class PageMaker:

@@ -13,8 +13,6 @@ import logging
 import mimetypes
 import re
 import shutil
-import sqlite3
-import warnings
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -35,13 +33,14 @@ from nbgrader.converters import Autograde
 from nbgrader.converters.base import NbGraderException
 from nbgrader.coursedir import CourseDirectory
 from nbgrader.preprocessors import NbGraderPreprocessor
-from sqlalchemy import Engine, event, func
-from sqlalchemy.exc import SAWarning, SQLAlchemyError
+from sqlalchemy import func
+from sqlalchemy.exc import SQLAlchemyError
 from tornado.log import app_log
 from traitlets import Bool
 from traitlets.config import Config
 
 from autograder.course import CONFIG_NAME, Course, CourseError, load_course
+from autograder.database import quiet_queries
 from autograder.fingerprint import assignment_digests
 from autograder.grading import Grader
 from autograder.marks_log import MarksLog, RecordedMark, log_begin
@@ -49,7 +48,7 @@ from autograder.nbgrader_settings import configure
 from autograder.rebuilt import rebuild
 from autograder.report import task_report
 from autograder.results import CellResult, SubmissionResult, TaskResult, Verdict, load_result, result_path
-from autograder.safekeeping import PATIENCE_SECONDS, back_up, in_plain_words, only_grader
+from autograder.safekeeping import back_up, in_plain_words, only_grader
 from autograder.submission import (
     CHECKS_SUFFIX,
     SubmissionFault,
@@ -63,13 +62,6 @@ from autograder.timestamp import read_timestamp, timestamp_text
 
 class NoMark(RuntimeError):
     """A submission has no mark, because of a fault of ours: nothing may be recorded for it."""
-
-
-@event.listens_for(Engine, "connect")
-def _be_patient(connection: Any, _: object) -> None:
-    """Wait for a gradebook that another program has locked, for longer than the five seconds that are usual."""
-    if isinstance(connection, sqlite3.Connection):
-        connection.execute(f"PRAGMA busy_timeout = {1000 * PATIENCE_SECONDS:.0f}")
 
 
 class SubmissionExporter(NotebookExporter):  # type: ignore[misc]
@@ -262,8 +254,24 @@ def _as_display(output: dict[str, Any]) -> dict[str, Any]:
 # recording
 
 
-def record(root: Path, course: Course, result: SubmissionResult) -> RecordedMark:
+def ready_to_record(root: Path, course: Course, assignment: str) -> Config:
+    """nbgrader's settings for `record`, once the gradebook knows the assignment."""
+    config = Config()
+    configure(config, root, course)
+    config.SubmissionExporter.within_course_grade = True
+    with quiet_queries():
+        enter_assignment(root, course, assignment, config)
+    return config
+
+
+def record(root: Path, course: Course, result: SubmissionResult, config: Config | None = None) -> RecordedMark:
     """Record a result in the gradebook, as `nbgrader autograde` does; manual marks and comments stay.
+
+    Args:
+        root: The course folder.
+        course: Its settings.
+        result: What is recorded.
+        config: What `ready_to_record` gave, where there is more than one result to record.
 
     Raises:
         NoMark: The result is a fault of ours, or nbgrader could not record it.
@@ -275,12 +283,8 @@ def record(root: Path, course: Course, result: SubmissionResult) -> RecordedMark
         read_timestamp(folder)
     except ValueError as error:  # nbgrader would end with a traceback, or wait for a pipe for ever
         raise NoMark(f"{folder.relative_to(root)}/{error}: correct it or delete it") from None
-    config = Config()
-    configure(config, root, course)
-    config.SubmissionExporter.within_course_grade = True
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", SAWarning)  # nbgrader's own queries cause them, and they say nothing to a user
-        enter_assignment(root, course, result.assignment, config)
+    config = config or ready_to_record(root, course, result.assignment)
+    with quiet_queries():
         if any(task.checks for task in result.tasks):
             _run_nbgrader(config, result)
         else:

@@ -7,8 +7,10 @@ run, the next one goes on.
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from traitlets.config import Config
+
 from autograder.classroom import Graded
-from autograder.gradebook import NoMark, decided_by, read_marks, record, recorded_notebook
+from autograder.gradebook import NoMark, decided_by, read_marks, ready_to_record, record, recorded_notebook
 from autograder.grading import Grader
 from autograder.marks_log import MarksLog, RecordedMark
 from autograder.results import SubmissionResult, Verdict
@@ -61,6 +63,7 @@ class Recorder:
         self.held = read_marks(self.root, self.course, self.assignment)
         self.log = MarksLog(self.root, self.assignment)
         self.backed_up = False
+        self.nbgraders: Config | None = None
         if not dry_run:
             self.log.catch_up(self.held)
 
@@ -112,7 +115,8 @@ class Recorder:
             back_up(self.root)
             self.backed_up = True
         try:
-            return record(self.root, self.course, result)
+            self.nbgraders = self.nbgraders or ready_to_record(self.root, self.course, self.assignment)
+            return record(self.root, self.course, result, self.nbgraders)
         except NoMark as error:
             if plain := in_plain_words(error, self.root):
                 raise plain from error

@@ -112,7 +112,7 @@ def gradient_of_area(ns, side):
 
 
 def pytest_xdist_auto_num_workers() -> int:
-    """With `-n auto`, one process more than there are cores: a quarter of the tests' time is waiting for time limits."""
+    """With `-n auto`, one process more than there are cores: much of the tests' time is waiting for time limits."""
     return len(os.sched_getaffinity(0)) + 1
 
 
