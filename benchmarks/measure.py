@@ -22,11 +22,13 @@ class Cost:
         wall: Seconds.
         cpu: User and system seconds of the whole machine.
         memory: The most bytes that all its processes had at once, shared pages counted once (sampled); 0 if not asked.
+        own_memory: The most that the command's own process had.
     """
 
     wall: float
     cpu: float
     memory: int = 0
+    own_memory: int = 0
 
 
 def run(command: list[str], folder: Path, *, memory: bool = False) -> Cost:
@@ -47,7 +49,35 @@ def run(command: list[str], folder: Path, *, memory: bool = False) -> Cost:
         wall = time.monotonic() - started
     if process.returncode:
         raise subprocess.CalledProcessError(process.returncode, command, said)
-    return Cost(wall, _machine_cpu() - before, peak.stop() if peak else 0)
+    return Cost(wall, _machine_cpu() - before, *(peak.stop() if peak else ()))
+
+
+def slope(command: list[str], folder: Path, *, leave_out: int) -> Cost:
+    """What one more line of a command's output costs: for `course grade`, one more submission.
+
+    The command's start and its end do not count.
+
+    Args:
+        command: The command, which must print each line when its work is done, whatever the order.
+        folder: Where.
+        leave_out: Lines at the beginning and at the end that do not count.
+
+    Raises:
+        subprocess.CalledProcessError: It failed.
+    """
+    seen: list[tuple[float, float]] = []
+    environment = {**os.environ, "PYTHONUNBUFFERED": "1"}
+    with subprocess.Popen(command, cwd=folder, stdout=subprocess.PIPE, text=True, env=environment) as process:
+        assert process.stdout is not None
+        said = []
+        for line in process.stdout:
+            said.append(line)
+            seen.append((time.monotonic(), _machine_cpu()))
+    if process.returncode:
+        raise subprocess.CalledProcessError(process.returncode, command, "".join(said))
+    first, last = seen[leave_out], seen[-1 - leave_out]
+    lines = len(seen) - 1 - 2 * leave_out
+    return Cost((last[0] - first[0]) / lines, (last[1] - first[1]) / lines)
 
 
 def _machine_cpu() -> float:
@@ -60,19 +90,20 @@ class _Peak:
     """Samples the memory of a process and its descendants."""
 
     def __init__(self, pid: int) -> None:
-        self.pid, self.most, self.over = pid, 0, threading.Event()
+        self.pid, self.most, self.own, self.over = pid, 0, 0, threading.Event()
         self.thread = threading.Thread(target=self._sample)
         self.thread.start()
 
     def _sample(self) -> None:
         while not self.over.wait(_SAMPLE_SECONDS):
-            self.most = max(self.most, sum(map(_proportional_bytes, _family(self.pid))))
+            found = [_proportional_bytes(pid) for pid in _family(self.pid)]
+            self.own, self.most = max(self.own, found[0]), max(self.most, sum(found))
 
-    def stop(self) -> int:
-        """The most seen."""
+    def stop(self) -> tuple[int, int]:
+        """The most seen, of all and of the process itself."""
         self.over.set()
         self.thread.join()
-        return self.most
+        return self.most, self.own
 
 
 def _family(pid: int) -> list[int]:
