@@ -1,0 +1,103 @@
+"""What grading costs, in counts rather than seconds: imports, workers, engines and questions to the gradebook."""
+
+import json
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from commands import run
+from conftest import Beforehand, TinyCourse
+from sqlalchemy import event
+
+from autograder.authoring import read_script, solved_notebook
+from autograder.course import load_course
+from autograder.database import shared_engine
+from autograder.gradebook import ready_to_record, record
+from autograder.grading import Grader
+from autograder.results import load_result, result_path
+from autograder.terminal import grade_and_print
+
+STUDENTS = ("ada", "bob", "cleo")
+HEAVY = {"IPython", "jupytext", "matplotlib", "nbconvert", "nbformat", "nbgrader", "numpy", "pydantic", "pytest",
+         "sqlalchemy", "torch"}  # fmt: skip
+
+
+def imported_by(program: str, *arguments: str) -> set[str]:
+    """The packages that a new interpreter has imported after a program."""
+    program += "\nimport sys, json\nprint()\nprint(json.dumps(sorted(sys.modules)))"
+    done = subprocess.run([sys.executable, "-c", program, *arguments], capture_output=True, text=True, check=True)
+    return {name.partition(".")[0] for name in json.loads(done.stdout.splitlines()[-1])}
+
+
+def test_help_imports_nothing_that_takes_long() -> None:
+    found = imported_by("from autograder.cli import main\nmain(['grade', '--help'], standalone_mode=False)")
+    assert found & HEAVY == set()
+    assert "click" in found
+
+
+def test_the_reference_is_solved_without_nbgrader(tiny_course: TinyCourse) -> None:
+    """The worker does so at every start, and nbgrader takes two seconds to import."""
+    program = (
+        "import sys\nfrom pathlib import Path\nimport autograder.worker, autograder.autograde, autograder.escapes\n"
+        "from autograder.authoring import build_notebook, read_script, with_answers\n"
+        "script = read_script(Path(sys.argv[1]))\nwith_answers(build_notebook(script), script)"
+    )
+    found = imported_by(program, str(tiny_course.script))
+    assert found & {"nbgrader", "nbconvert", "sqlalchemy", "matplotlib", "IPython"} == set()
+    assert "torch" in found
+
+
+@pytest.fixture(scope="module")
+def graded(
+    released_once: TinyCourse, beforehand: Beforehand, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[TinyCourse]:
+    """Three submissions of the same, graded but not recorded."""
+    root = tmp_path_factory.mktemp("costs") / "course"
+    shutil.copytree(released_once.root, root)
+    course = TinyCourse(root)
+    for student in STUDENTS:
+        folder = root / "submitted" / student / "shapes"
+        folder.mkdir(parents=True)
+        (folder / "shapes.ipynb").write_text(json.dumps(solved_notebook(read_script(course.script))))
+    beforehand(course)
+    yield course
+
+
+def test_another_submission_compiles_no_statement_and_asks_no_more(graded: TinyCourse, tmp_path: Path) -> None:
+    root = tmp_path / "course"
+    shutil.copytree(graded.root, root)
+    course = load_course(root)
+    config = ready_to_record(root, course, "shapes")
+    engine: Any = shared_engine(config.CourseDirectory.db_url, echo=False, future=True)
+    asked: list[str] = []
+    event.listen(engine, "before_cursor_execute", lambda *seen: asked.append(seen[2]))
+    counts, compiled = [], []
+    for student in STUDENTS:
+        result = load_result(result_path(root, "shapes", student))
+        assert result is not None
+        asked.clear()
+        record(root, course, result, config)
+        counts.append(len(asked))
+        compiled.append(len(engine._compiled_cache))
+    assert compiled[1] == compiled[2]
+    assert counts[0] == counts[1] == counts[2] > 50
+
+
+def test_what_has_not_changed_starts_no_worker_and_records_nothing(
+    graded: TinyCourse, environment: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    root = tmp_path / "course"
+    shutil.copytree(graded.root, root)
+    done = run(root, environment, "course", "grade", "shapes")
+    assert done.returncode == 0, done.stderr
+
+    def never(*_: object) -> None:
+        raise AssertionError("there was nothing to do")
+
+    monkeypatch.setattr(Grader, "worker", property(never))
+    monkeypatch.setattr("autograder.recording.record", never)
+    grade_and_print(root, load_course(root), "shapes", STUDENTS, "lines")
