@@ -172,7 +172,17 @@ def _report_stale(stale: list[str]) -> None:
 @main.command()
 @click.argument("name")
 @click.option("--student", help="Grade this student's submission only.  [default: every submission]")
-@click.option("--jobs", type=click.IntRange(1, 64), help="Submissions graded side by side.  [default: one per core]")
+@click.option(
+    "--jobs",
+    type=click.IntRange(1, 1024),
+    help="Submissions graded side by side.  [default: one per core; on a cluster two per thread that it has by then]",
+)
+@click.option(
+    "--cluster",
+    metavar="ADDRESS",
+    help="Grade on the workers of this Dask scheduler, such as tcp://host:8786 or tls://host:8786, in place of this "
+    "machine. Whoever reaches a scheduler without TLS can run code on all its workers: docs/scaling.md.",
+)
 @click.option("--device", type=click.Choice(["auto", "cpu", "cuda"]), help="In place of the course's device.")
 @click.option(
     "--sandbox",
@@ -187,6 +197,7 @@ def grade(
     name: str,
     student: str | None,
     jobs: int | None,
+    cluster: str | None,
     device: str | None,
     sandbox: str | None,
     force: bool,
@@ -202,11 +213,16 @@ def grade(
     another name is reported with the command that puts it right. Exits with 0 when every submission has a mark, with 1
     when some could not be graded, each named with its reason, and with 2 for a command that is typed wrong.
 
+    With --cluster, workers that stand in another version of the course are refused. One that dies costs its submissions
+    another try, and no mark. The device "auto" then means the CPU; "cuda" goes to workers started with
+    --resources "GPU=1".
+
     \b
     Example:
       course grade information_theory
       course grade information_theory --student ada
       course grade information_theory --dry-run
+      course grade information_theory --cluster tls://head.example.org:8786
     """
     import os
 
@@ -217,11 +233,14 @@ def grade(
     os.environ.update({SANDBOX_VARIABLE: sandbox} if sandbox else {})
     root = find_root()
     course = load_course(root)
+    if cluster and course.device == "auto":  # a mark must not depend on which workers happen to be there
+        os.environ[DEVICE_VARIABLE] = "cpu"
+        course = load_course(root)
     students = _who(root, course, name, student)
     if course.sandbox == "none":
         click.echo('WARNING: sandbox="none": student code runs with all your rights, and could change marks.', err=True)
     style: Style = "json" if as_json else "report" if student else "lines"
-    grade_and_print(root, course, name, students, style, jobs=jobs, force=force, dry_run=dry_run)
+    grade_and_print(root, course, name, students, style, jobs=jobs, force=force, dry_run=dry_run, cluster=cluster)
 
 
 @main.command()

@@ -58,8 +58,12 @@ def deciders(course: Course, submission: Submission, assignment: dict[str, str],
         assignment: What `assignment_digests` gives.
         device: The device that it runs on.
     """
+    return {"submission": submission.digest(), **deciders_of_all(course, assignment, device)}
+
+
+def deciders_of_all(course: Course, assignment: dict[str, str], device: str) -> dict[str, str]:
+    """What decides the results of all submissions: everything but the submission itself."""
     return {
-        "submission": submission.digest(),
         **assignment,
         "limits": _digest(course.limits.model_dump()),
         "sandbox": course.sandbox,

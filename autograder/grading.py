@@ -1,7 +1,10 @@
 """Which result stands for a submission: the stored one while nothing that decided it has changed, else a new one."""
 
 import threading
+from collections.abc import Callable
+from concurrent.futures import CancelledError
 from pathlib import Path
+from typing import Protocol
 
 from autograder.course import Course, CourseError, NoSuchName
 from autograder.fingerprint import assignment_digests, deciders, fingerprint
@@ -28,11 +31,30 @@ def check_student_id(student: str) -> str:
     return student
 
 
+class Grades(Protocol):
+    """What grades submissions: a `Worker` on this machine, or a `Cluster` of them."""
+
+    def grade(self, submission: Submission) -> SubmissionResult:
+        """Grade one submission; thread-safe. `WorkerFailed` where nothing can be graded."""
+
+    def close(self) -> None:
+        """Give up what is not done."""
+
+
 class Grader:
     """Grades submissions of one assignment; the worker is started when the first one needs it."""
 
-    def __init__(self, root: Path, course: Course, assignment: str) -> None:
+    def __init__(
+        self, root: Path, course: Course, assignment: str, *, elsewhere: Callable[[], Grades] | None = None
+    ) -> None:
         """Look at what is released.
+
+        Args:
+            root: The course folder.
+            course: Its settings.
+            assignment: Name of the assignment.
+            elsewhere: Gives what grades in place of a worker on this machine. The course then names its device, since
+                this machine's own says nothing about that of others.
 
         Raises:
             CourseError: There is no such assignment, or it was not released.
@@ -43,18 +65,26 @@ class Grader:
         if not released.is_file():
             raise CourseError(f"{assignment} has not been released: run `course release {assignment}` first.")
         self.points = task_points(read_released(root, assignment))
-        self.device = resolve_device(course)
+        self.device = course.device if elsewhere else resolve_device(course)
         self.digests = assignment_digests(root, assignment)
-        self._worker: Worker | None = None
+        self._elsewhere = elsewhere
+        self._worker: Grades | None = None
         self._starting = threading.Lock()
         self._closed = False
 
     @property
     def worker(self) -> Worker:
-        """The warm worker, started at first use."""
+        """This machine's warm worker, started at first use."""
+        worker = self._grades()
+        assert isinstance(worker, Worker)
+        return worker
+
+    def _grades(self) -> Grades:
         with self._starting:
+            if self._closed:
+                raise CancelledError  # in a thread that had not begun when the run was interrupted
             if self._worker is None:
-                self._worker = Worker(self.root, self.assignment)
+                self._worker = self._elsewhere() if self._elsewhere else Worker(self.root, self.assignment)
             return self._worker
 
     def grade(self, student: str, *, force: bool = False) -> SubmissionResult:
@@ -72,8 +102,7 @@ class Grader:
         if stored is not None:
             return stored
         try:
-            self._read(student)
-            result = self.worker.grade(student)
+            result = self._grades().grade(self._read(student))
         except SubmissionFault as fault:
             result = refused(self.assignment, student, self.points, str(fault))
         if not self._closed:  # a run that was interrupted leaves what it had not finished as it was
@@ -123,11 +152,12 @@ class Grader:
         return [name for name, value in now.items() if result.decided_by.get(name, value) != value]
 
     def close(self) -> None:
-        """End the worker, if it was started."""
-        self._closed = True
-        if self._worker is not None:
-            self._worker.close()
-            self._worker = None
+        """End the worker, if it was started, and start none any more."""
+        with self._starting:
+            self._closed = True
+            worker, self._worker = self._worker, None
+        if worker is not None:
+            worker.close()
 
     def __enter__(self) -> "Grader":
         return self

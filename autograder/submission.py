@@ -19,6 +19,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
+from pydantic import ConfigDict, TypeAdapter
+
 from autograder.outputs import plain_text
 
 MAX_NOTEBOOK_BYTES = 32 * 2**20
@@ -55,6 +57,8 @@ class Cell:
 class Submission:
     """What will run: canonical cells, and the files beside the notebook (name -> content)."""
 
+    __pydantic_config__ = ConfigDict(extra="forbid", ser_json_bytes="base64", val_json_bytes="base64")
+
     assignment: str
     student: str
     cells: tuple[Cell, ...]
@@ -70,6 +74,22 @@ class Submission:
         for name, content in sorted(self.files.items()):
             digest.update(json.dumps([name, hashlib.sha256(content).hexdigest()]).encode())
         return digest.hexdigest()
+
+    def to_json(self) -> bytes:
+        """All of it, to be handed to another process or machine."""
+        return _AS_JSON.dump_json(self)
+
+    @staticmethod
+    def from_json(data: bytes) -> "Submission":
+        """What `to_json` has written.
+
+        Raises:
+            ValueError: It is something else.
+        """
+        return _AS_JSON.validate_json(data)
+
+
+_AS_JSON = TypeAdapter(Submission)
 
 
 def submission_folder(root: Path, assignment: str, student: str) -> Path:

@@ -5,7 +5,7 @@ import json
 import os
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Executor, ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from statistics import mean, median
@@ -41,6 +41,7 @@ def grade_and_print(
     jobs: int | None = None,
     force: bool = False,
     dry_run: bool = False,
+    cluster: str | None = None,
 ) -> None:
     """Grade submissions, record them, and tell about it.
 
@@ -50,23 +51,27 @@ def grade_and_print(
         assignment: Name of the assignment.
         students: Whose submissions.
         style: JSON lines, a whole report, or a line for each submission.
-        jobs: Submissions graded side by side; None means one per core.
+        jobs: Submissions graded side by side; None means one per core, or what keeps the cluster busy.
         force: Grade and record again what has not changed.
         dry_run: Record nothing.
+        cluster: Address of the Dask scheduler whose workers grade, in place of this machine.
 
     Raises:
         CourseError: A submission has no mark, grading was interrupted, or nothing can be graded here.
     """
     marked: list[Marked] = []
     progress = _progress(enabled=style == "lines")
-    jobs = jobs or os.cpu_count() or 1
-    pool = ThreadPoolExecutor(jobs)
     try:
-        with only_grader(root, assignment), Grader(root, course, assignment) as grader, progress:
-            all_graded = grade_all(grader, students, pool, force=force, ahead=2 * jobs)
+        with (
+            only_grader(root, assignment),
+            _grader(root, course, assignment, cluster) as (grader, side_by_side),
+            _threads(jobs or side_by_side) as pool,
+            progress,
+        ):
+            all_graded = grade_all(grader, students, pool, force=force, ahead=2 * (jobs or side_by_side))
             from autograder.recording import Recorder  # and with it nbgrader, which takes seconds: grading has begun
 
-            recorder = Recorder(grader, dry_run=dry_run, tell=lambda text: click.echo(text, err=True))
+            recorder = Recorder(grader, dry_run=dry_run, tell=_tell)
             bar = progress.add_task(f"grading {assignment}", total=len(students))
             for graded in all_graded:
                 one = recorder.record(graded, force=force)
@@ -86,8 +91,6 @@ def grade_and_print(
         raise CourseError(
             f"Interrupted: {len(marked)} of {len(students)} submissions are done, and kept. The same command goes on."
         ) from None
-    finally:
-        pool.shutdown(wait=False, cancel_futures=True)
     if style == "lines":
         _print_summary(marked, dry_run=dry_run)
         _print_misplaced(root, assignment)
@@ -99,6 +102,36 @@ def grade_and_print(
     ]
     if lines:
         raise CourseError("\n".join(lines))
+
+
+@contextlib.contextmanager
+def _grader(root: Path, course: Course, assignment: str, cluster: str | None) -> Iterator[tuple[Grader, int]]:
+    """What grades, on this machine or with a cluster, and how many submissions to give it at once."""
+    if cluster is None:
+        with Grader(root, course, assignment) as grader:
+            yield grader, os.cpu_count() or 1
+        return
+    from autograder.cluster import connected
+
+    with (
+        Grader(root, course, assignment, elsewhere=lambda: workers) as grader,
+        connected(cluster, grader, _tell) as workers,
+    ):
+        yield grader, 2 * sum(workers.workers().values())  # the next one is there before the last one is done
+
+
+@contextlib.contextmanager
+def _threads(count: int) -> Iterator[Executor]:
+    """Threads that wait for what does the work; what has not begun when the block is left never does."""
+    pool = ThreadPoolExecutor(count)
+    try:
+        yield pool
+    finally:
+        pool.shutdown(wait=False, cancel_futures=True)
+
+
+def _tell(text: str) -> None:
+    click.echo(text, err=True)
 
 
 @contextlib.contextmanager

@@ -20,7 +20,7 @@ import sys
 import tempfile
 import threading
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -30,11 +30,9 @@ from autograder.judging import limit_memory
 from autograder.results import SubmissionResult, TaskResult, Verdict
 from autograder.submission import (
     Submission,
-    SubmissionFault,
     canonical_cells,
     imported_modules,
     read_released,
-    read_submission,
     released_files,
 )
 
@@ -70,19 +68,22 @@ def resolve_device(course: Course) -> str:
 class Worker:
     """The grader's end: start it, ask for submissions to be graded, close it."""
 
-    def __init__(self, root: Path, assignment: str, *, nested: bool = True) -> None:
+    def __init__(
+        self, root: Path, assignment: str, *, nested: bool = True, variables: Mapping[str, str] | None = None
+    ) -> None:
         """Begin to start the worker; the first `grade` waits for it.
 
         Args:
             root: The course folder.
             assignment: Name of the assignment.
+            variables: Environment variables for it, beside this process's own.
             nested: False makes the sandbox as it is where nested namespaces are denied (for tests).
         """
         self.root, self.assignment = root, assignment
         self.control, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         self.log = tempfile.TemporaryFile()  # noqa: SIM115 - closed by `close`
         settings = {"root": str(root), "assignment": assignment, "nested": nested}
-        environment = {**os.environ, **CHECKS_ENVIRONMENT}
+        environment = {**os.environ, **(variables or {}), **CHECKS_ENVIRONMENT}
         with theirs:
             self.process = subprocess.Popen(
                 [sys.executable, "-m", "autograder.worker", str(theirs.fileno()), json.dumps(settings)],
@@ -116,21 +117,24 @@ class Worker:
             raise WorkerFailed(message.get("error") or f"the grading process ended while starting:\n{said}")
         self.ready = True
 
-    def grade(self, student: str) -> SubmissionResult:
-        """Grade one student's submission. May be called from several threads at once.
+    def grade(self, submission: Submission) -> SubmissionResult:
+        """Grade one submission. May be called from several threads at once.
 
         Raises:
             WorkerFailed: Nothing can be graded, and why.
         """
         self.wait()
+        student = submission.student
         mine, theirs = socket.socketpair()
         with mine:
-            with theirs:
-                try:
+            try:
+                with theirs:
                     socket.send_fds(self.control, [json.dumps({"student": student}).encode()], [theirs.fileno()])
-                except OSError as error:
-                    return self._fault(student, f"the grading process is gone: {error}")
-            data = _read_to_end(mine)
+                mine.sendall(submission.to_json())
+                mine.shutdown(socket.SHUT_WR)
+                data = _read_to_end(mine)
+            except OSError as error:
+                return self._fault(student, f"the grading process is gone: {error}")
         try:
             return SubmissionResult.model_validate_json(data)
         except ValueError:
@@ -229,11 +233,11 @@ def _answer(
         cells = canonical_cells(solved, released)
         return grade(Submission(assignment, REFERENCE, cells, released_files(root, assignment)), Pace())
 
-    def grade_student(student: str) -> SubmissionResult:
-        return grade(read_submission(root, assignment, student, course.limits.files_bytes), pace)
+    def grade_what_comes(reply: socket.socket) -> SubmissionResult:
+        return grade(Submission.from_json(_read_to_end(reply)), pace)
 
     limits = course.limits
-    jobs = _Jobs(assignment, points, 120 + 2 * int(limits.submission_seconds * limits.wall_factor))
+    jobs = _Jobs(assignment, 120 + 2 * int(limits.submission_seconds * limits.wall_factor))
     reference = jobs.run_and_wait(REFERENCE, grade_reference)
     if reference.verdict != Verdict.GRADED or reference.score != reference.max_score:
         raise GraderFailed(_why_not_full(reference))
@@ -245,14 +249,14 @@ def _answer(
             return
         student = json.loads(packet)["student"]
         with socket.socket(fileno=descriptors[0]) as reply:
-            jobs.run(student, functools.partial(grade_student, student), reply, not_for_child=control)
+            jobs.run(student, functools.partial(grade_what_comes, reply), reply, not_for_child=control)
 
 
 class _Jobs:
     """Grades in forked children, each of which sends its result as JSON and ends."""
 
-    def __init__(self, assignment: str, points: dict[str, float], seconds: int) -> None:
-        self.assignment, self.points, self.seconds = assignment, points, seconds
+    def __init__(self, assignment: str, seconds: int) -> None:
+        self.assignment, self.seconds = assignment, seconds
 
     def run(
         self,
@@ -288,8 +292,6 @@ class _Jobs:
     def _result(self, student: str, grade: Callable[[], SubmissionResult]) -> SubmissionResult:
         try:
             return grade()
-        except SubmissionFault as fault:
-            return refused(self.assignment, student, self.points, str(fault))
         except BaseException as error:
             traceback.print_exc()
             return SubmissionResult(

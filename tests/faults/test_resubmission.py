@@ -18,6 +18,7 @@ from autograder.marks_log import MarksLog, read_log
 from autograder.recording import Recorder
 from autograder.results import SubmissionResult, Verdict
 from autograder.status import course_status
+from autograder.submission import Submission
 
 FIRST: dict[str, str] = {}
 SECOND = {"area": WRONG_AREA, "volume": WRONG_VOLUME}
@@ -154,11 +155,12 @@ def test_a_fault_of_ours_is_tried_once_more_alone_then_said_and_is_never_a_zero(
     recorder.record(Graded(grader.grade("unlucky"), fresh=True))
     asked = []
 
-    def fails(student: str) -> SubmissionResult:
+    def fails(submission: Submission) -> SubmissionResult:
+        student = submission.student
         asked.append(student)
         once = student == "lucky" and asked.count("lucky") > 1
         if once:
-            return real(student)
+            return real(submission)
         return SubmissionResult(
             assignment="shapes", student=student, verdict=Verdict.GRADER_FAULT, reason="the sandbox did not start"
         )
