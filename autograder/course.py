@@ -36,8 +36,10 @@ class NoSuchName(CourseError):
     exit_code = 2
 
 
-DEVICE_VARIABLE, SANDBOX_VARIABLE = "COURSE_DEVICE", "COURSE_SANDBOX"
-"""Environment variables that take the place of the course's device and sandbox, in this process and those it starts."""
+DEVICE_VARIABLE, SANDBOX_VARIABLE, GRADEBOOK_VARIABLE = "COURSE_DEVICE", "COURSE_SANDBOX", "COURSE_GRADEBOOK"
+"""Environment variables that take the place of these settings of a course, in this process and those it starts."""
+
+GRADEBOOK_FILE = "gradebook.db"
 
 
 class _Settings(BaseModel):
@@ -124,6 +126,15 @@ class Assignment(_Settings):
     which takes two seconds."""
 
 
+def _is_gradebook(value: str) -> str:
+    """Take the file, or the address of a database without a password: others may read `course_config.py`."""
+    if value != GRADEBOOK_FILE and not re.fullmatch(r"postgresql://([^\s:@/?]+@)?[^\s@/?]*/[^\s@/?]+", value):
+        raise ValueError(
+            f"must be {GRADEBOOK_FILE!r} or 'postgresql://user@host/database'; a password belongs in ~/.pgpass"
+        )
+    return value
+
+
 class Course(_Settings):
     """A course: its assignments in the order in which students meet them, and how they are graded."""
 
@@ -133,6 +144,8 @@ class Course(_Settings):
     device: Literal["auto", "cpu", "cuda"] = "auto"
     sandbox: Literal["bubblewrap", "none"] = "bubblewrap"
     """`none` runs what students wrote with your own rights: every mark then says so."""
+    gradebook: Annotated[str, AfterValidator(_is_gradebook)] = GRADEBOOK_FILE
+    """This file in the course's folder (SQLite), or `postgresql://user@host/database` (docs/scaling.md)."""
     limits: Limits = Limits()
     seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
 
@@ -206,14 +219,15 @@ def load_course(root: Path) -> Course:
 
 
 def _overridden(course: Course) -> Course:
-    """The course with the device and the sandbox that the environment asks for."""
-    wanted = {"device": os.environ.get(DEVICE_VARIABLE), "sandbox": os.environ.get(SANDBOX_VARIABLE)}
+    """The course with the device, the sandbox and the gradebook that the environment asks for."""
+    variables = {"device": DEVICE_VARIABLE, "sandbox": SANDBOX_VARIABLE, "gradebook": GRADEBOOK_VARIABLE}
+    wanted = {setting: os.environ.get(variable) for setting, variable in variables.items()}
     update = {name: value for name, value in wanted.items() if value}
     try:
         return Course.model_validate({**dict(course), **update}) if update else course
     except ValidationError as error:
         raise CourseError(
-            f"{DEVICE_VARIABLE} or {SANDBOX_VARIABLE} in the environment is not allowed: {error}"
+            f"{', '.join(variables.values())}: one of these in the environment is not allowed: {error}"
         ) from None
 
 

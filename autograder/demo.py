@@ -21,7 +21,7 @@ from typing import Any, Literal
 
 from autograder.authoring import Script, read_script, solved_notebook
 from autograder.classroom import grade_all
-from autograder.course import Course, CourseError, load_course
+from autograder.course import GRADEBOOK_FILE, GRADEBOOK_VARIABLE, Course, CourseError, load_course
 from autograder.feedback import Outcome, make_pages
 from autograder.gradebook import read_marks
 from autograder.grading import Grader
@@ -126,6 +126,7 @@ def run(root: Path, folder: Path | None = None) -> None:
     begun = time.monotonic()
     print(f"A throw-away copy of the course: {_shown(folder)}. Your own gradebook is not touched.")
     _copy(root, folder)
+    os.environ[GRADEBOOK_VARIABLE] = GRADEBOOK_FILE  # the copy's course_config.py may name the course's own database
     course = load_course(folder)
     name = course.assignments[0].name
     with _step(f"Releasing {name} with nbgrader, into a new gradebook"):

@@ -25,6 +25,7 @@ from urllib.parse import quote
 import autograder
 from autograder import escapes
 from autograder.course import Course, CourseError, Limits, load_course
+from autograder.postgres import ask, on_postgres
 from autograder.sandbox import bubblewrap, lockdown
 
 if TYPE_CHECKING:
@@ -374,6 +375,10 @@ def nbgrader_settings(root: Path, course: Course, asked: subprocess.Popen[str]) 
 
 def gradebook(root: Path) -> Finding:
     """Whether marks can be recorded now. Takes the lock that writing needs, gives it back, and writes nothing."""
+    with contextlib.suppress(CourseError):  # of settings that do not load, another finding tells
+        course = load_course(root)
+        if on_postgres(course):
+            return _gradebook_on_postgres(course)
     path = root / "gradebook.db"
     if not path.exists():
         return _ok("gradebook", "there is none yet; `course release` makes it")
@@ -395,6 +400,16 @@ def gradebook(root: Path) -> Finding:
     if tables and "submitted_assignment" not in tables:
         return _problem("gradebook", f"{path} is not a gradebook of nbgrader", "move it away and run `course release`")
     return _ok("gradebook", "free, and can be written to")
+
+
+def _gradebook_on_postgres(course: Course) -> Finding:
+    try:
+        ask(course, "SELECT id FROM student LIMIT 1", ())
+    except CourseError as error:
+        return _problem("gradebook", _one_line(str(error)), "start the server, or put the address right")
+    if shutil.which("pg_dump") is None:
+        return _problem("gradebook", "there is no pg_dump to make backups with", "apt-get install postgresql-client")
+    return _ok("gradebook", f"{course.gradebook} answers")
 
 
 # the sandbox

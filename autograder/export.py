@@ -70,7 +70,7 @@ def defused(value: str | float | None) -> str:
 def _rows(root: Path, course: Course, assignment: Assignment) -> Iterator[dict[str, str | float | None]]:
     recorded, log = read_recorded(root, course, assignment.name), MarksLog(root, assignment.name)
     states = {one.student: one for one in assignment_status(root, course, assignment).students}
-    for student in sorted({*read_students(root), *recorded, *states}):
+    for student in sorted({*read_students(root, course), *recorded, *states}):
         result = load_result(result_path(root, assignment.name, student))
         points = recorded.get(student, RecordedPoints())
         why_none = _why_no_mark(result, points, broken_off=student in log.unfinished)

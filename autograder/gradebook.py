@@ -39,12 +39,13 @@ from tornado.log import app_log
 from traitlets import Bool
 from traitlets.config import Config
 
-from autograder.course import CONFIG_NAME, Course, CourseError, load_course
+from autograder.course import CONFIG_NAME, GRADEBOOK_FILE, Course, CourseError, load_course
 from autograder.database import quiet_queries
 from autograder.fingerprint import assignment_digests
 from autograder.grading import Grader
 from autograder.marks_log import MarksLog, RecordedMark, log_begin
 from autograder.nbgrader_settings import configure
+from autograder.postgres import on_postgres
 from autograder.rebuilt import rebuild
 from autograder.report import task_report
 from autograder.results import CellResult, SubmissionResult, TaskResult, Verdict, load_result, result_path
@@ -87,9 +88,10 @@ class SubmissionExporter(NotebookExporter):  # type: ignore[misc]
             folder = self.parent.coursedir
             root = Path(folder.root)
             try:
-                with only_grader(root, folder.assignment_id):
-                    back_up(root)
-                    marks = read_marks(root, load_course(root), folder.assignment_id)
+                course = load_course(root)
+                with only_grader(root, folder.assignment_id, course):
+                    back_up(root, course)
+                    marks = read_marks(root, course, folder.assignment_id)
                     MarksLog(root, folder.assignment_id).catch_up(marks)
                     try:
                         convert()
@@ -387,7 +389,7 @@ def read_marks(root: Path, course: Course, assignment: str, student: str | None 
         assignment: Name of the assignment.
         student: Only this one.
     """
-    if not (root / "gradebook.db").is_file():
+    if not on_postgres(course) and not (root / GRADEBOOK_FILE).is_file():
         return {}
     config = Config()
     configure(config, root, course)

@@ -41,6 +41,14 @@ class Grades(Protocol):
         """Give up what is not done."""
 
 
+def device_elsewhere(course: Course) -> str:
+    """The device that submissions run on where other machines grade them.
+
+    "auto" means the CPU there: a mark must not depend on which machines are there just now.
+    """
+    return "cuda" if course.device == "cuda" else "cpu"
+
+
 class Grader:
     """Grades submissions of one assignment; the worker is started when the first one needs it."""
 
@@ -53,8 +61,7 @@ class Grader:
             root: The course folder.
             course: Its settings.
             assignment: Name of the assignment.
-            elsewhere: Gives what grades in place of a worker on this machine. The course then names its device, since
-                this machine's own says nothing about that of others.
+            elsewhere: Gives what grades in place of a worker on this machine.
 
         Raises:
             CourseError: There is no such assignment, or it was not released.
@@ -65,7 +72,7 @@ class Grader:
         if not released.is_file():
             raise CourseError(f"{assignment} has not been released: run `course release {assignment}` first.")
         self.points = task_points(read_released(root, assignment))
-        self.device = course.device if elsewhere else resolve_device(course)
+        self.device = device_elsewhere(course) if elsewhere else resolve_device(course)
         self.digests = assignment_digests(root, assignment)
         self._elsewhere = elsewhere
         self._worker: Grades | None = None

@@ -16,6 +16,7 @@ from traitlets.config import Config
 
 from autograder.authoring import STUB
 from autograder.course import Course, CourseError, LatePolicy, load_course
+from autograder.postgres import gradebook_url
 
 AUTOGRADE_STEPS = [
     "autograder.gradebook.RunChecks",  # where nbgrader has Execute, which trusts the student's process
@@ -72,7 +73,7 @@ def configure(config: Config, root: Path, course: Course | None = None) -> None:
     folder = config.CourseDirectory
     folder.course_id = course.id
     folder.root = str(root)
-    folder.db_url = f"sqlite:///{root / 'gradebook.db'}"
+    folder.db_url = gradebook_url(root, course)
     folder.directory_structure = "{nbgrader_step}/{student_id}/{assignment_id}"
     for step in ("source", "release", "submitted", "autograded", "feedback"):
         folder[f"{step}_directory"] = step

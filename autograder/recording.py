@@ -59,7 +59,7 @@ class Recorder:
         """
         self.grader, self.dry_run, self.tell = grader, dry_run, tell
         self.root, self.course, self.assignment = grader.root, grader.course, grader.assignment
-        wait_for_gradebook(self.root, tell)
+        wait_for_gradebook(self.root, tell, self.course)
         self.held = read_marks(self.root, self.course, self.assignment)
         self.log = MarksLog(self.root, self.assignment)
         self.backed_up = False
@@ -110,9 +110,9 @@ class Recorder:
         )
 
     def _write(self, result: SubmissionResult) -> RecordedMark:
-        wait_for_gradebook(self.root, self.tell)
+        wait_for_gradebook(self.root, self.tell, self.course)
         if not self.backed_up:
-            back_up(self.root)
+            back_up(self.root, self.course)
             self.backed_up = True
         try:
             self.nbgraders = self.nbgraders or ready_to_record(self.root, self.course, self.assignment)

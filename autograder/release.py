@@ -34,6 +34,7 @@ from autograder.authoring import (
 from autograder.course import Assignment, Course, CourseError, LatePolicy
 from autograder.lint import answers_of, checks_path, find_answer, lint, solution_path, summary
 from autograder.nbgrader_settings import configure
+from autograder.postgres import gradebook_url
 from autograder.safekeeping import back_up
 
 STUDENT_PACKAGES = ("torch", "numpy", "matplotlib", "scikit-learn", "jupyterlab")
@@ -76,7 +77,7 @@ def release(root: Path, course: Course, names: Sequence[str] = ()) -> list[Path]
             and `release/` are as they were.
     """
     _no_problems(root, course, names)
-    back_up(root)  # nbgrader takes the marks of a task that is gone out of the gradebook
+    back_up(root, course)  # nbgrader takes the marks of a task that is gone out of the gradebook
     folders = []
     for assignment in course.select(names):
         _no_strangers(root, assignment)
@@ -230,7 +231,7 @@ def _enter_into_gradebook(root: Path, course: Course, assignment: Assignment, wo
     """Let nbgrader save the cells of a finished assignment, and its due date, in the course's own gradebook."""
     config = Config()
     configure(config, workshop, course)
-    config.CourseDirectory.db_url = f"sqlite:///{root / 'gradebook.db'}"
+    config.CourseDirectory.db_url = gradebook_url(root, course)
     _generate(config, assignment)
     with Gradebook(config.CourseDirectory.db_url, course.id) as gradebook:
         gradebook.update_or_create_assignment(assignment.name, duedate=assignment.due)

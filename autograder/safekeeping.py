@@ -10,7 +10,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 from urllib.parse import quote
 
-from autograder.course import CourseError
+from autograder.course import Course, CourseError
+from autograder.postgres import dump, on_postgres, only_grader_of_all
 from autograder.results import UNFINISHED
 
 PATIENCE_SECONDS = 60.0
@@ -20,14 +21,20 @@ _AT_ONCE_SECONDS = 0.5
 _FULL = ("[Errno 28]", "[Errno 122]", "database or disk is full")
 _DAMAGED = ("file is not a database", "database disk image is malformed")
 _LOCKED = "database is locked"
+_LOST = ("psycopg.OperationalError", "the connection is lost", "the connection is closed")
 
 
 @contextlib.contextmanager
-def only_grader(root: Path, assignment: str) -> Iterator[None]:
+def only_grader(root: Path, assignment: str, course: Course | None = None) -> Iterator[None]:
     """Keep a second grader off an assignment while this one works; the lock goes when this process does.
 
+    Args:
+        root: The course folder.
+        assignment: Name of the assignment.
+        course: Its settings: graders elsewhere that use its database are kept off too.
+
     Raises:
-        CourseError: Another one is at work.
+        CourseError: Another one is at work, or the database cannot be reached.
     """
     path = root / "results" / assignment / ".lock"
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -38,19 +45,23 @@ def only_grader(root: Path, assignment: str) -> Iterator[None]:
             raise CourseError(f"{assignment} is being graded by another command: wait until it is done.") from None
         for left_by_a_killed_grader in path.parent.glob(f"{UNFINISHED}*"):
             left_by_a_killed_grader.unlink(missing_ok=True)
-        yield
+        with only_grader_of_all(course, assignment) if course and on_postgres(course) else contextlib.nullcontext():
+            yield
 
 
-def wait_for_gradebook(root: Path, tell: Callable[[str], None]) -> None:
+def wait_for_gradebook(root: Path, tell: Callable[[str], None], course: Course | None = None) -> None:
     """Return when the gradebook can be written to; where another program holds it, tell so and wait.
 
     Args:
         root: The course folder.
         tell: Is given a sentence where waiting is needed.
+        course: Its settings: PostgreSQL locks no more than rows, and waits itself.
 
     Raises:
         CourseError: It stayed locked for `PATIENCE_SECONDS`.
     """
+    if course and on_postgres(course):
+        return
     if not (root / "gradebook.db").is_file() or _is_free(root, _AT_ONCE_SECONDS):
         return
     tell(f"Another program has locked the gradebook: waiting for it, at most {PATIENCE_SECONDS:.0f} s.")
@@ -75,11 +86,12 @@ def _open(path: Path, seconds: float) -> sqlite3.Connection:
     return sqlite3.connect(f"file:{quote(str(path))}?mode=rw", uri=True, timeout=seconds, isolation_level=None)
 
 
-def back_up(root: Path) -> Path | None:
+def back_up(root: Path, course: Course | None = None) -> Path | None:
     """Copy the gradebook into `backups/`, unless the newest copy there holds the same.
 
     SQLite itself makes the copy, so that it is whole whoever writes meanwhile; it is looked through, and only then do
-    older ones go: the newest ten stay, and of each of the last thirty days with a backup the last one.
+    older ones go: the newest ten stay, and of each of the last thirty days with a backup the last one. A gradebook in
+    PostgreSQL, which the course's settings name, is dumped each time: two dumps of the same are never the same.
 
     Returns:
         The new backup, None where there is nothing new to keep.
@@ -87,6 +99,8 @@ def back_up(root: Path) -> Path | None:
     Raises:
         CourseError: The gradebook is damaged or stays locked, or the disk is full; no backup was deleted.
     """
+    if course and on_postgres(course):
+        return _back_up_postgres(course, root / "backups")
     gradebook = root / "gradebook.db"
     if not gradebook.is_file() or not gradebook.stat().st_size:
         return None
@@ -99,22 +113,41 @@ def back_up(root: Path) -> Path | None:
 
 
 def _back_up(gradebook: Path, folder: Path) -> Path | None:
+    with _new_copy(folder) as copy:
+        older = sorted(folder.glob("gradebook-*.db"))
+        _copy(gradebook, copy)
+        if older and filecmp.cmp(copy, older[-1], shallow=False):
+            return None
+        return _keep(copy, older, ".db")
+
+
+def _back_up_postgres(course: Course, folder: Path) -> Path:
+    with _new_copy(folder) as copy:
+        copy.touch(mode=0o600)
+        dump(course, copy)
+        return _keep(copy, sorted(folder.glob("gradebook-*.dump")), ".dump")
+
+
+@contextlib.contextmanager
+def _new_copy(folder: Path) -> Iterator[Path]:
+    """A place for a backup in the making, which nobody else uses now."""
     folder.mkdir(exist_ok=True)
     with (folder / ".lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)  # graders of other assignments make backups here too
-        older = sorted(folder.glob("gradebook-*.db"))
         copy = folder / f"{UNFINISHED}backup"
         copy.unlink(missing_ok=True)
         try:
-            _copy(gradebook, copy)
-            if older and filecmp.cmp(copy, older[-1], shallow=False):
-                return None
-            backup = folder / f"gradebook-{datetime.now(UTC):%Y-%m-%dT%H-%M-%S.%fZ}.db"
-            copy.replace(backup)
+            yield copy
         finally:
             copy.unlink(missing_ok=True)
-        for path in _superfluous([*older, backup]):
-            path.unlink()
+
+
+def _keep(copy: Path, older: list[Path], suffix: str) -> Path:
+    """Make a finished copy the newest backup, and delete what it makes superfluous."""
+    backup = copy.with_name(f"gradebook-{datetime.now(UTC):%Y-%m-%dT%H-%M-%S.%fZ}{suffix}")
+    copy.replace(backup)
+    for path in _superfluous([*older, backup]):
+        path.unlink()
     return backup
 
 
@@ -148,7 +181,7 @@ _STAYED_LOCKED = (
 
 
 def in_plain_words(error: Exception, root: Path) -> CourseError | None:
-    """What to tell of an error that a full disk, a locked or a damaged gradebook causes; None where it is neither."""
+    """What to tell of an error of a full disk or of a locked, damaged or lost gradebook; None where it is neither."""
     text = str(error)
     if any(sign in text for sign in _FULL):
         return CourseError(
@@ -159,4 +192,9 @@ def in_plain_words(error: Exception, root: Path) -> CourseError | None:
         newest = max((root / "backups").glob("gradebook-*.db"), default=None)
         where = f": the newest backup is {newest}" if newest else " with a backup of yours"
         return CourseError(f"The gradebook {root / 'gradebook.db'} is damaged ({text:.200}). Replace it{where}.")
+    if any(sign in text for sign in _LOST):
+        return CourseError(
+            "The connection to PostgreSQL, which holds the gradebook, was lost. What was graded is kept; when the "
+            "server is back, the same command goes on."
+        )
     return CourseError(_STAYED_LOCKED) if _LOCKED in text else None

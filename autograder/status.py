@@ -14,11 +14,13 @@ from dataclasses import asdict, dataclass, field
 from datetime import datetime, timedelta
 from enum import StrEnum
 from pathlib import Path
+from typing import LiteralString
 from urllib.parse import quote
 
-from autograder.course import Assignment, Course, CourseError
+from autograder.course import GRADEBOOK_FILE, Assignment, Course, CourseError
 from autograder.grading import Grader, check_student_id
 from autograder.marks_log import MarksLog
+from autograder.postgres import ask, on_postgres
 from autograder.results import SubmissionResult, Verdict, load_result, result_path
 from autograder.submission import CHECKS_SUFFIX, strange_folders, students_of, submission_folder
 from autograder.timestamp import read_timestamp
@@ -255,22 +257,25 @@ def read_recorded(root: Path, course: Course, assignment: str) -> dict[str, Reco
         CourseError: The gradebook cannot be read.
     """
     rows = defaultdict(list)
-    for student, *row in _query(root / "gradebook.db", _RECORDED, (assignment, course.id)):
+    for student, *row in _query(root, course, _RECORDED, (assignment, course.id)):
         rows[str(student)].append(row)
     return {student: _recorded_points(found) for student, found in rows.items()}
 
 
-def read_students(root: Path) -> list[str]:
+def read_students(root: Path, course: Course) -> list[str]:
     """Everyone whom the gradebook knows, in order.
 
     Raises:
         CourseError: The gradebook cannot be read.
     """
-    return [str(student) for (student,) in _query(root / "gradebook.db", "SELECT id FROM student ORDER BY id", ())]
+    return [str(student) for (student,) in _query(root, course, "SELECT id FROM student ORDER BY id", ())]
 
 
-def _query(path: Path, question: str, values: tuple[str, ...]) -> list[tuple[object, ...]]:
+def _query(root: Path, course: Course, question: LiteralString, values: tuple[str, ...]) -> list[tuple[object, ...]]:
     """What a gradebook answers; nothing where there is none."""
+    if on_postgres(course):
+        return ask(course, question.replace("?", "%s"), values)
+    path = root / GRADEBOOK_FILE
     if not path.is_file():
         return []
     try:
@@ -314,7 +319,9 @@ def _recorded_points(rows: list[list[object]]) -> RecordedPoints:
 
 
 def _interval(stored: object) -> timedelta:
-    """A time span as SQLAlchemy stores it in SQLite: the date that it leads to from the start of 1970."""
+    """A time span, which SQLAlchemy stores in SQLite as the date that it leads to from the start of 1970."""
+    if isinstance(stored, timedelta):
+        return stored
     if not isinstance(stored, str):
         return timedelta(0)
     return datetime.fromisoformat(stored) - datetime(1970, 1, 1)

@@ -63,7 +63,7 @@ def grade_and_print(
     progress = _progress(enabled=style == "lines")
     try:
         with (
-            only_grader(root, assignment),
+            only_grader(root, assignment, course),
             _grader(root, course, assignment, cluster) as (grader, side_by_side),
             _threads(jobs or side_by_side) as pool,
             progress,
