@@ -1,6 +1,7 @@
 """A class whose gradebook is in a real PostgreSQL: marks, lock, backups, and a server that is gone for a while."""
 
 import os
+import pwd
 import shutil
 import signal
 import socket
@@ -12,7 +13,6 @@ from pathlib import Path
 import pytest
 from conftest import TinyCourse
 from nbgrader.api import Gradebook
-from ordinary_user import USER
 from test_classroom import ANSWERS, SCORES, hand_in, run
 
 from autograder.course import Course, CourseError, load_course
@@ -31,15 +31,16 @@ class Server:
         with socket.socket() as free:
             free.bind(("127.0.0.1", 0))
             self.port = free.getsockname()[1]
+        self.prefix: list[str] = []
         if os.getuid() == 0:
-            shutil.chown(folder, USER, USER)
+            nobody = pwd.getpwnam("nobody")  # initdb wants to know a user's name
+            os.chown(folder, nobody.pw_uid, nobody.pw_gid)
+            self.prefix = ["setpriv", f"--reuid={nobody.pw_uid}", f"--regid={nobody.pw_gid}", "--clear-groups"]
         self.run("initdb", "-A", "trust", "-U", "course")
 
     def run(self, program: str, *arguments: str) -> None:
         """Run one of PostgreSQL's programs on these files, as the ordinary user."""
-        command = [str(self.programs / program), "-D", str(self.folder / "data"), *arguments]
-        if os.getuid() == 0:
-            command = ["setpriv", f"--reuid={USER}", f"--regid={USER}", "--clear-groups", *command]
+        command = [*self.prefix, str(self.programs / program), "-D", str(self.folder / "data"), *arguments]
         subprocess.run(command, cwd="/", check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
 
     def start(self) -> None:
