@@ -287,24 +287,22 @@ def test_the_gradebook_is_that_of_a_local_run(
     done = run(tmp_path / "local", environment, "course", "grade", "shapes")
     assert done.returncode == 0, done.stderr
     local = whole_gradebook(tmp_path / "local")
-    assert len(local) == 2 * CLASS
+    assert len(local) == (1 + 2 + 2) * CLASS  # a score, and for each of two tasks a mark and a comment
     assert whole_gradebook(graded.root) == local
 
 
-def whole_gradebook(root: Path) -> list[tuple[str, str, float | None, float | None, str | None, float, float]]:
-    """Every task of every student: marks, what the student is told of it, late penalty, the whole score."""
+def whole_gradebook(root: Path) -> list[tuple[object, ...]]:
+    """Each mark of every student, what they are told of each task, their late penalty and their whole score."""
     with Gradebook(f"sqlite:///{root / 'gradebook.db'}", "tiny") as gradebook:
-        return sorted(
-            (
-                one.student.id, grade.name, grade.auto_score, grade.manual_score, comment.auto_comment,
-                one.late_submission_penalty, one.score,
-            )
-            for one in gradebook.assignment_submissions("shapes")
-            for notebook in one.notebooks
-            for grade in notebook.grades
-            for comment in notebook.comments
-            if comment.name == grade.name
-        )  # fmt: skip
+        submissions = gradebook.assignment_submissions("shapes")
+        notebooks = [(one, notebook) for one in submissions for notebook in one.notebooks]
+        return sorted([
+            *((one.student.id, one.score, one.late_submission_penalty) for one in submissions),
+            *((one.student.id, grade.name, grade.auto_score, grade.manual_score, grade.needs_manual_grade)
+              for one, notebook in notebooks for grade in notebook.grades),
+            *((one.student.id, comment.name, comment.auto_comment) for one, notebook in notebooks
+              for comment in notebook.comments),
+        ], key=repr)  # fmt: skip
 
 
 # what goes wrong, without grading anything
