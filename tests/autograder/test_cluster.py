@@ -17,10 +17,11 @@ from typing import Any
 
 import psutil
 import pytest
+from commands import run
 from conftest import TinyCourse
 from distributed import Client, Security
 from nbgrader.api import Gradebook
-from test_classroom import ANSWERS, SCORES, hand_in, marks, run
+from test_classroom import ANSWERS, SCORES, hand_in, marks
 
 from autograder import cluster_worker
 from autograder.classroom import grade_all

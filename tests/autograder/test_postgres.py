@@ -11,9 +11,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from commands import run
 from conftest import TinyCourse
 from nbgrader.api import Gradebook
-from test_classroom import ANSWERS, SCORES, hand_in, run
+from test_classroom import ANSWERS, SCORES, hand_in
 
 from autograder.course import Course, CourseError, load_course
 from autograder.postgres import gradebook_url, only_grader_of_all
