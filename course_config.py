@@ -27,7 +27,7 @@ course = Course(
         Assignment(name="efficient_attention", title="KV cache, MQA, GQA and MLA", points=20, late=LATE),
         Assignment(name="fine_tuning", title="Fine-tuning and LoRA", points=20, late=LATE, preload=OPTIMISER),
     ],
-    # "auto" takes a GPU where there is one.
+    # "cuda" runs submissions on a GPU, one at a time; "auto" is the CPU, which is faster for what is asked here.
     device="auto",
     # "none" runs what students wrote with your own rights and says so on every mark.
     sandbox="bubblewrap",

@@ -10,7 +10,7 @@ import time
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from itertools import groupby
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 
@@ -34,6 +34,10 @@ MAX_DETAIL = 20_000
 MEMORY_FULL = 0.9
 """Share of the memory limit from which on a check that failed has failed for want of memory."""
 TOO_LARGE = "what your code returned is too large to be judged"
+Branching = Literal["fork", "rerun"]
+"""How each task gets the notebook's process as it was after the last cell: by a fork of it, or by running the notebook
+again in a new room. A process that has used a GPU cannot be forked."""
+GPU_BROKEN = "an error on the GPU left your code unable to go on"
 REFERENCE_FACTOR = 20.0
 """A limit is at least this many times what the reference took on this machine."""
 
@@ -69,6 +73,7 @@ def autograde(
     points: dict[str, float],
     *,
     device: str = "cpu",
+    branching: Branching = "fork",
     seed: int = 0,
     decided_by: dict[str, str] | None = None,
     pace: Pace | None = None,
@@ -81,7 +86,8 @@ def autograde(
         sandbox: Where its code runs.
         limits: What it may use.
         points: Points of every task, in the order of the assignment.
-        device: Where checks make their inputs.
+        device: Where the submission runs.
+        branching: How each task gets a process of its own.
         seed: Seed of cells and checks.
         decided_by: What decides the result, part by part (see `autograder.fingerprint`).
         pace: What the reference took, if it was run.
@@ -90,7 +96,7 @@ def autograde(
         GraderFailed, SandboxFailed: Something of ours did not work: no mark.
     """
     started = time.monotonic()
-    run = _Run(submission, sandbox, limits, seed, pace or Pace())
+    run = _Run(submission, sandbox, limits, seed, pace or Pace(), branching)
     try:
         run.start()
         by_task = {name: list(group) for name, group in groupby(checks, key=lambda check: check.task.name)}
@@ -124,8 +130,14 @@ def autograde(
 class _Run:
     """The state of grading one submission: its room, which is made again when student code has lost it."""
 
-    def __init__(self, submission: Submission, sandbox: Sandbox, limits: Limits, seed: int, pace: Pace) -> None:
+    def __init__(
+        self, submission: Submission, sandbox: Sandbox, limits: Limits, seed: int, pace: Pace, branching: Branching
+    ) -> None:
         self.submission, self.sandbox, self.limits, self.seed, self.pace = submission, sandbox, limits, seed, pace
+        self.branching = branching
+        self.one_run: tuple[float, float] | None = None
+        """CPU and wall seconds that the notebook took when it first went through, where it is run for each task."""
+        self.allowance = 0.0
         self.room: Room | None = None
         self.cells: list[CellResult] = []
         self.output_bytes = 0
@@ -147,6 +159,7 @@ class _Run:
 
     def _try_notebook(self) -> None:
         self.cells, self.output_bytes = [], 0
+        began = time.monotonic()
         self.room = room = self.sandbox.open()
         running: Cell | None = None
         try:
@@ -156,6 +169,8 @@ class _Run:
             for cell in self.submission.cells:
                 running = cell
                 self.cells.append(self._run_cell(room, cell))
+            if self.branching == "rerun" and self.one_run is None:
+                self.one_run = room.usage().cpu_seconds, time.monotonic() - began
         except (RoomEnded, wire.WireError) as ending:
             if running is None:
                 raise SandboxFailed(f"the sandbox took no files: {ending}") from None
@@ -190,6 +205,8 @@ class _Run:
             raise wire.WireError("not the answer of a cell")
         error = value.get("error")
         kind = error.get("type") if isinstance(error, dict) else ""
+        if kind and not self._usable(room):
+            raise RoomEnded(GPU_BROKEN)
         cleaned = clean_outputs(outputs, output_bytes)
         self.output_bytes += sum(len(json.dumps(output)) for output in cleaned)
         return CellResult(
@@ -215,7 +232,7 @@ class _Run:
     # the checks
 
     def task(self, checks: list[Check]) -> tuple[CheckResult, ...]:
-        """Run one task's checks in a fork of the notebook's process, so that what they do reaches no other task."""
+        """Run one task's checks in a process of their own, as the notebook left it: what they do reaches no other."""
         results: list[CheckResult] = []
         branch: Room | None = None
         lost = 0
@@ -245,19 +262,34 @@ class _Run:
         return tuple(results)
 
     def _branch(self) -> tuple[Room | None, str]:
-        """A fork of the notebook's process, run again if something has ended it; or why there is none."""
+        """A process as the notebook left it, which is run again if something has ended it; or why there is none."""
         for _ in range(2):
             if self.room is None:
+                self._allow_another_run()
                 self.start()
             if self.room is None:
                 return None, "the notebook could not be run: see its first cells with an error"
             try:
+                if self.branching == "rerun":
+                    self.room.forget_peak()
+                    return self.room, ""
                 return self.room.fork(), ""
             except (RoomEnded, wire.WireError):
                 self._drop_room()
         return None, "the notebook's process ended by itself after its last cell"
 
+    def _allow_another_run(self) -> None:
+        """Where the notebook is run for each task, that costs the submission neither its time nor its tries."""
+        if self.one_run is not None:
+            cpu_seconds, wall_seconds = self.one_run
+            self.allowance += cpu_seconds
+            self.deadline += wall_seconds
+            self.runs = 0
+
     def _lose(self, branch: Room) -> None:
+        if branch is self.room:
+            self._drop_room()
+            return
         branch.close()
         try:
             if self.room is not None:
@@ -293,8 +325,18 @@ class _Run:
         self._demand_ours_worked(check, outcome, ending)
         if isinstance(outcome.exception, StudentError) and not ending and self._filled_memory(branch):
             ending.append(LimitExceeded(f"used up its {self.limits.memory_bytes / 2**30:.1f} GiB of memory"))
+        if not outcome.passed and not ending and not self._usable(branch):
+            ending.append(RoomEnded(GPU_BROKEN))
         printed = "" if ending else self._printed(branch)
         return self._result(check, outcome, ending, printed, max(0.0, self._cpu() - before)), next(iter(ending), None)
+
+    def _usable(self, room: Room) -> bool:
+        """Whether code in a room can still compute on its GPU: after some errors no call in their process works."""
+        if self.branching == "fork":
+            return True
+        with contextlib.suppress(RoomEnded, wire.WireError):
+            return self._ask(room, self.limits.check_seconds, op="usable").get("value") is True
+        return False
 
     def _filled_memory(self, branch: Room) -> bool:
         """Whether a branch has had nearly all the memory that it may have.
@@ -359,7 +401,7 @@ class _Run:
         """Why nothing more may run, or "" while it may."""
         spent = self.spent + (self.room.cpu_seconds if self.room is not None else 0.0)
         limit = max(self.limits.submission_seconds, REFERENCE_FACTOR * self.pace.total)
-        if spent > limit:
+        if spent > limit + self.allowance:
             return f"the submission used up its {limit:g} seconds of computing time"
         return "the submission took too long as a whole" if time.monotonic() > self.deadline else ""
 
@@ -367,7 +409,10 @@ class _Run:
         if self.room is not None:
             self._cpu()
             self.spent += self.room.cpu_seconds
-            self.room.close()
+            if self.branching == "rerun":
+                self.room.end()
+            else:
+                self.room.close()
             self.room = None
 
     def close(self) -> None:
@@ -394,6 +439,11 @@ def _result_of(
         detail=detail,
         cpu_seconds=cpu_seconds,
     )
+
+
+def most_runs(tasks: int, branching: Branching) -> int:
+    """How often a submission's notebook may be run at most: after each loss of its process, which is tried twice."""
+    return 1 if branching == "fork" else 1 + tasks * (1 + 2 * MAX_LOST_BRANCHES)
 
 
 def points_of(assignment: Assignment, notebook: dict[str, Any]) -> dict[str, float]:

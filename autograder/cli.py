@@ -183,7 +183,9 @@ def _report_stale(stale: list[str]) -> None:
     help="Grade on the workers of this Dask scheduler, such as tcp://host:8786 or tls://host:8786, in place of this "
     "machine. Whoever reaches a scheduler without TLS can run code on all its workers: docs/scaling.md.",
 )
-@click.option("--device", type=click.Choice(["auto", "cpu", "cuda"]), help="In place of the course's device.")
+@click.option(
+    "--device", type=click.Choice(["auto", "cpu", "cuda"]), help="In place of the course's device. auto: the CPU."
+)
 @click.option(
     "--sandbox",
     type=click.Choice(["bubblewrap", "none"]),

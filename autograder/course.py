@@ -83,6 +83,8 @@ class Limits(_Settings):
     """Output kept of each cell."""
     files_bytes: Annotated[int, Field(ge=_MIB, le=16 * _GIB)] = 64 * _MIB
     """Size of the submission's working folder, with what it writes there."""
+    gpu_memory_bytes: Annotated[int, Field(ge=256 * _MIB, le=1024 * _GIB)] = 4 * _GIB
+    """What torch may take of a GPU's memory, where submissions run on one."""
 
     @model_validator(mode="after")
     def _parts_fit_into_the_whole(self) -> Self:

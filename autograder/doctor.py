@@ -25,6 +25,7 @@ from urllib.parse import quote
 import autograder
 from autograder import escapes
 from autograder.course import Course, CourseError, Limits, load_course
+from autograder.gpu import GpuUnavailable, demand_gpu
 from autograder.postgres import ask, on_postgres
 from autograder.sandbox import bubblewrap, lockdown
 
@@ -325,9 +326,17 @@ def course_settings(root: Path, asked: subprocess.Popen[str]) -> Iterator[Findin
         text = 'sandbox="none" runs what students wrote with all your rights'
         yield _problem("sandbox setting", text, 'sandbox="bubblewrap" in course_config.py')
     if course.device == "cuda":
-        text = 'device="cuda": grading on a GPU is not supported yet'
-        yield _problem("device setting", text, 'device="auto" in course_config.py')
+        yield _gpu_setting()
     yield nbgrader_settings(root, course, asked)
+
+
+def _gpu_setting() -> Finding:
+    """Whether there is a GPU that submissions can run on, as the course asks."""
+    try:
+        gpu = demand_gpu()
+    except GpuUnavailable as error:
+        return _problem("device setting", str(error), 'device="auto" in course_config.py')
+    return _ok("device setting", f'device="cuda": GPU {gpu.name}, one submission at a time')
 
 
 # Loads the configuration as each of nbgrader's commands does, and makes nothing.

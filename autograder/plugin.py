@@ -32,7 +32,10 @@ CHECKS_FOLDER = ("tests", "checks")
 def pytest_addoption(parser: pytest.Parser) -> None:
     """Options of plain pytest runs."""
     group = parser.getgroup("checks", "hidden checks")
-    group.addoption("--checks-device", default="cpu", help="device on which hidden checks make their inputs")
+    group.addoption(
+        "--checks-device", choices=["cpu", "cuda", "standin"], default="cpu",
+        help="device on which hidden checks make their inputs; standin: the stand-in for a GPU (default cpu)",
+    )  # fmt: skip
     group.addoption("--checks-seed", type=int, default=0, help="seed of hidden checks (default 0)")
 
 
@@ -69,14 +72,22 @@ def seed_of(item: pytest.Item, seed: int) -> int:
 
 
 @pytest.fixture
-def device(request: pytest.FixtureRequest) -> torch.device:
-    """Where checks make their inputs."""
-    return torch.device(request.config.getoption("--checks-device"))
+def device(request: pytest.FixtureRequest) -> Iterator[torch.device]:
+    """Where checks make their inputs: on the CPU or, where code is to run on a GPU, on the stand-in for one.
+
+    The stand-in's tensors are on the real GPU once they are with the code under check (see `remote.server`): this
+    side needs no GPU and takes none of its memory.
+    """
+    if request.config.getoption("--checks-device") == "cpu":
+        yield torch.device("cpu")
+        return
+    with standin.in_force():
+        yield standin.DEVICE
 
 
 @pytest.fixture
 def elsewhere(device: torch.device) -> Iterator[torch.device]:
-    """A device that is not the CPU: where checks make their inputs if that is a GPU, else the stand-in for one.
+    """The device that stands for a GPU. With the code under check it is one, or where there is none a stand-in.
 
     `student.f(x.to(elsewhere))` then fails for code that makes a tensor of its own on the CPU and mixes it with `x`.
     """
@@ -91,7 +102,7 @@ def elsewhere(device: torch.device) -> Iterator[torch.device]:
 def student(request: pytest.FixtureRequest) -> Iterator[Student]:
     """The code under check: a submission's under the grader, the reference's under plain pytest."""
     connect = request.config.stash.get(CONNECT, None)
-    student = connect() if connect else _reference(request.path)
+    student = connect() if connect else _reference(request.path, request.config.getoption("--checks-device"))
     seed = seed_of(request.node, request.config.getoption("--checks-seed"))
     seed_torch(seed)
     # Another seed over there: noise that student code draws must not equal what the check has drawn.
@@ -99,15 +110,16 @@ def student(request: pytest.FixtureRequest) -> Iterator[Student]:
     yield student
 
 
-def _reference(checks: Path) -> Student:
+def _reference(checks: Path, device: str) -> Student:
     if checks.parent.parts[-2:] != CHECKS_FOLDER:
         raise pytest.UsageError(f"{checks}: hidden checks lie in {'/'.join(CHECKS_FOLDER)}")
-    return _load_reference(checks.parents[2] / "solutions" / f"{checks.stem.removeprefix('test_')}.py")
+    elsewhere = torch.device("cuda", 0) if device == "cuda" else standin.DEVICE
+    return _load_reference(checks.parents[2] / "solutions" / f"{checks.stem.removeprefix('test_')}.py", elsewhere)
 
 
 @functools.cache
-def _load_reference(path: Path) -> Student:
-    return loopback(load_solution(path))
+def _load_reference(path: Path, elsewhere: torch.device) -> Student:
+    return loopback(load_solution(path), elsewhere)
 
 
 @pytest.hookimpl(wrapper=True)

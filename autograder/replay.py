@@ -18,7 +18,9 @@ class ChecksBroken(RuntimeError):
     """The hidden checks of an assignment cannot be collected."""
 
 
-def with_checks(root: Path, assignment: str, use: Callable[[list[pytest.Item]], None], *, seed: int = 0) -> None:
+def with_checks(
+    root: Path, assignment: str, use: Callable[[list[pytest.Item]], None], *, seed: int = 0, device: str = "cpu"
+) -> None:
     """Let pytest collect the checks of an assignment and call `use` with its items, within pytest's session.
 
     Args:
@@ -26,6 +28,7 @@ def with_checks(root: Path, assignment: str, use: Callable[[list[pytest.Item]], 
         assignment: Name of the assignment.
         use: What is done with them; `autograder.plugin.run_check` runs one.
         seed: The course's seed.
+        device: Where the code under check runs: "cpu", "cuda", or "standin" for the stand-in for a GPU.
 
     Raises:
         ChecksBroken: They cannot be collected.
@@ -37,7 +40,8 @@ def with_checks(root: Path, assignment: str, use: Callable[[list[pytest.Item]], 
         settings.write("[pytest]\n")
         settings.flush()
         arguments = ["-c", settings.name, "--rootdir", str(root), "--noconftest", "--import-mode=importlib"]
-        arguments += ["-q", "-s", "--tb=native", "-p", "autograder.plugin", f"--checks-seed={seed}", str(file)]
+        arguments += ["-q", "-s", "--tb=native", "-p", "autograder.plugin", f"--checks-seed={seed}"]
+        arguments += [f"--checks-device={device}", str(file)]
         for plugin in _LEFT_OUT:
             arguments += ["-p", f"no:{plugin}"]
         status = pytest.main(arguments, plugins=[host])

@@ -20,12 +20,13 @@ import sys
 import tempfile
 import threading
 import traceback
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from autograder.course import Course, CourseError, load_course
+from autograder.course import Course, load_course
 from autograder.fingerprint import assignment_digests, deciders, versions
+from autograder.gpu import demand_gpu, memory_in_use, slot, turn_on
 from autograder.judging import limit_memory
 from autograder.results import SubmissionResult, TaskResult, Verdict
 from autograder.submission import (
@@ -46,6 +47,8 @@ CHECKS_ENVIRONMENT = {
 }  # fmt: skip
 """What a process that replays checks must find in its environment (see `autograder.replay`)."""
 REFERENCE = "reference"
+Turn = Callable[[], contextlib.AbstractContextManager[None]]
+"""What a submission has while it is graded and must not share."""
 
 
 class WorkerFailed(RuntimeError):
@@ -53,37 +56,37 @@ class WorkerFailed(RuntimeError):
 
 
 def resolve_device(course: Course) -> str:
-    """The device that submissions run on.
+    """The device that submissions run on: the CPU, unless the course asks for a GPU by name.
+
+    "auto" is the CPU even where there is a GPU: forks of a warm process grade a small assignment sooner than a GPU
+    that one submission has at a time, and results do not become stale on a machine with another device.
 
     Raises:
-        CourseError: The course asks for one that is not supported.
+        CourseError: The course asks for a GPU and there is none that can be used.
     """
-    if course.device == "cuda":
-        raise CourseError(
-            'grading on a GPU is not supported yet: use "auto" or "cpu" (`device` in course_config.py, or --device)'
-        )
-    return "cpu"
+    if course.device != "cuda":
+        return "cpu"
+    demand_gpu()
+    return "cuda"
 
 
 class Worker:
     """The grader's end: start it, ask for submissions to be graded, close it."""
 
-    def __init__(
-        self, root: Path, assignment: str, *, nested: bool = True, variables: Mapping[str, str] | None = None
-    ) -> None:
+    def __init__(self, root: Path, assignment: str, *, nested: bool = True, device: str | None = None) -> None:
         """Begin to start the worker; the first `grade` waits for it.
 
         Args:
             root: The course folder.
             assignment: Name of the assignment.
-            variables: Environment variables for it, beside this process's own.
             nested: False makes the sandbox as it is where nested namespaces are denied (for tests).
+            device: In place of the course's; "standin" does all as on a GPU, with the stand-in for one (for tests).
         """
         self.root, self.assignment = root, assignment
         self.control, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         self.log = tempfile.TemporaryFile()  # noqa: SIM115 - closed by `close`
-        settings = {"root": str(root), "assignment": assignment, "nested": nested}
-        environment = {**os.environ, **(variables or {}), **CHECKS_ENVIRONMENT}
+        settings = {"root": str(root), "assignment": assignment, "nested": nested, "device": device}
+        environment = {**os.environ, **CHECKS_ENVIRONMENT}
         with theirs:
             self.process = subprocess.Popen(
                 [sys.executable, "-m", "autograder.worker", str(theirs.fileno()), json.dumps(settings)],
@@ -177,7 +180,8 @@ def main() -> None:
     control = socket.socket(fileno=int(sys.argv[1]))
     settings = json.loads(sys.argv[2])
     try:
-        _serve(control, Path(settings["root"]), settings["assignment"], nested=settings["nested"])
+        root, assignment = Path(settings["root"]), settings["assignment"]
+        _serve(control, root, assignment, nested=settings["nested"], device=settings["device"])
     except Exception as error:
         traceback.print_exc()
         with contextlib.suppress(OSError):
@@ -186,45 +190,55 @@ def main() -> None:
     os._exit(0)  # tearing down what was imported takes seconds
 
 
-def _serve(control: socket.socket, root: Path, assignment: str, *, nested: bool) -> None:
+def _serve(control: socket.socket, root: Path, assignment: str, *, nested: bool, device: str | None) -> None:
     from autograder.sandbox.room import Sandbox
 
     course = load_course(root)
+    device = device or resolve_device(course)
+    gpu = demand_gpu() if device == "cuda" else None
     preload = course.assignment(assignment).preload
     imports = imported_modules(read_released(root, assignment))
-    with Sandbox(course.sandbox, course.limits, root, nested=nested, preload=preload, imports=imports) as sandbox:
+    with Sandbox(
+        course.sandbox, course.limits, root, nested=nested, preload=preload, imports=imports, gpu=gpu
+    ) as sandbox:
         # The sandbox warms up in its own process while this one imports torch and collects the checks.
         from autograder.replay import with_checks
 
         with_checks(
-            root, assignment, lambda items: _answer(control, sandbox, course, root, assignment, items), seed=course.seed
-        )
+            root, assignment, lambda items: _answer(control, sandbox, course, root, assignment, items, device),
+            seed=course.seed, device=device,
+        )  # fmt: skip
 
 
 def _answer(
-    control: socket.socket, sandbox: "Sandbox", course: Course, root: Path, assignment: str, items: list[Any]
-) -> None:
+    control: socket.socket, sandbox: "Sandbox", course: Course, root: Path, assignment: str, items: list[Any],
+    device: str,
+) -> None:  # fmt: skip
     """Grade the reference, then whatever the grader asks for, with the collected items."""
     import torch
 
     from autograder.authoring import build_notebook, read_script, with_answers
-    from autograder.autograde import GraderFailed, Pace, autograde, collected_checks, points_of
+    from autograder.autograde import Branching, GraderFailed, Pace, autograde, collected_checks, most_runs, points_of
     from autograder.escapes import demand_walls
 
     torch.set_num_threads(1)
-    device = resolve_device(course)
+    branching: Branching = "fork" if device == "cpu" else "rerun"
     released = read_released(root, assignment)
     points = points_of(course.assignment(assignment), released)
     checks = collected_checks(items, points)
     digests = assignment_digests(root, assignment)
-    sandbox.wait()
-    if sandbox.kind != "none":
-        demand_walls(sandbox, root)
+    turn: Turn = contextlib.nullcontext
+    with slot(sandbox.gpu) if sandbox.gpu else contextlib.nullcontext():
+        if sandbox.gpu:
+            turn = functools.partial(turn_on, sandbox.gpu, memory_in_use(sandbox.gpu))
+        sandbox.wait()
+        if sandbox.kind != "none":
+            demand_walls(sandbox, root)
 
     def grade(submission: Submission, pace: Pace) -> SubmissionResult:
         return autograde(
-            submission, checks, sandbox, course.limits, points, device=device, seed=course.seed,
-            decided_by=deciders(course, submission, digests, device), pace=pace,
+            submission, checks, sandbox, course.limits, points, device=device, branching=branching,
+            seed=course.seed, decided_by=deciders(course, submission, digests, device), pace=pace,
         )  # fmt: skip
 
     def grade_reference() -> SubmissionResult:
@@ -237,7 +251,8 @@ def _answer(
         return grade(Submission.from_json(_read_to_end(reply)), pace)
 
     limits = course.limits
-    jobs = _Jobs(assignment, 120 + 2 * int(limits.submission_seconds * limits.wall_factor))
+    seconds = 120 + 2 * int(limits.submission_seconds * limits.wall_factor)
+    jobs = _Jobs(assignment, seconds * most_runs(len(points), branching), turn)
     reference = jobs.run_and_wait(REFERENCE, grade_reference)
     if reference.verdict != Verdict.GRADED or reference.score != reference.max_score:
         raise GraderFailed(_why_not_full(reference))
@@ -255,8 +270,8 @@ def _answer(
 class _Jobs:
     """Grades in forked children, each of which sends its result as JSON and ends."""
 
-    def __init__(self, assignment: str, seconds: int) -> None:
-        self.assignment, self.seconds = assignment, seconds
+    def __init__(self, assignment: str, seconds: int, turn: Turn = contextlib.nullcontext) -> None:
+        self.assignment, self.seconds, self.turn = assignment, seconds, turn
 
     def run(
         self,
@@ -275,7 +290,6 @@ class _Jobs:
         if not_for_child is not None:
             not_for_child.close()
         limit_memory()
-        signal.alarm(self.seconds)  # a backstop: without a handler it ends this child, which is a fault of ours
         try:
             reply.sendall(self._result(student, grade).model_dump_json().encode())
         finally:
@@ -291,7 +305,9 @@ class _Jobs:
 
     def _result(self, student: str, grade: Callable[[], SubmissionResult]) -> SubmissionResult:
         try:
-            return grade()
+            with self.turn():
+                signal.alarm(self.seconds)  # a backstop: without a handler it ends this child, a fault of ours
+                return grade()
         except BaseException as error:
             traceback.print_exc()
             return SubmissionResult(

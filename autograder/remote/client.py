@@ -17,6 +17,7 @@ import torch
 from autograder.probes import undeclared_names
 from autograder.remote import wire
 from autograder.remote.server import UNREADABLE, Server, compile_function
+from autograder.remote.standin import DEVICE
 
 
 class StudentError(Exception):
@@ -180,9 +181,14 @@ def _is_builtin_exception(name: str) -> bool:
     return isinstance(found, type) and issubclass(found, BaseException)
 
 
-def loopback(namespace: dict[str, Any]) -> Student:
-    """A `Student` that fronts a namespace of this process, through the same frames as a submission."""
-    return Student(Server(namespace).answer)
+def loopback(namespace: dict[str, Any], elsewhere: torch.device = DEVICE) -> Student:
+    """A `Student` that fronts a namespace of this process, through the same frames as a submission.
+
+    Args:
+        namespace: What the student defined.
+        elsewhere: The device that stands behind the checks' stand-in for a GPU (see `Server`).
+    """
+    return Student(Server(namespace, elsewhere=elsewhere).answer)
 
 
 class _Decoder(wire.Decoder):

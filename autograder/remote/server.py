@@ -9,6 +9,7 @@ This file enters the sandbox: it imports nothing else of ours but `wire` and `st
 import builtins
 import contextlib
 import functools
+import hashlib
 import math
 import os
 import random
@@ -47,9 +48,20 @@ class CellRunner(Protocol):
 class Server:
     """Fronts one namespace: the student's, or the reference's."""
 
-    def __init__(self, namespace: dict[str, Any], cells: CellRunner | None = None) -> None:
+    def __init__(
+        self, namespace: dict[str, Any], cells: CellRunner | None = None, elsewhere: torch.device = standin.DEVICE
+    ) -> None:
+        """Front a namespace.
+
+        Args:
+            namespace: Its names.
+            cells: What runs cells in it, if anything does.
+            elsewhere: Where tensors go that the checks have on their stand-in for a GPU: a GPU, where there is one.
+                What comes back from there is said to be on the stand-in, so that the checks need no GPU of their own.
+        """
         self.namespace = namespace
         self.cells = cells
+        self.elsewhere = elsewhere
         self.objects: list[Any] = []
         self.forked: list[int] = []
         self.standin_used = False
@@ -105,6 +117,9 @@ class Server:
         torch.set_default_dtype(torch.float32)
         torch.set_default_device(None)
         torch.set_grad_enabled(True)
+        if self.elsewhere.type == "cuda":  # float32 means float32, as on the CPU
+            torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
+            torch.backends.cudnn.benchmark, torch.backends.cudnn.deterministic = False, True
         if torch.are_deterministic_algorithms_enabled():  # setting it imports a compiler, which takes two seconds
             torch.use_deterministic_algorithms(False)
         seed_torch(seed)
@@ -131,6 +146,13 @@ class Server:
         path = Path(name)
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(content)
+
+    def _usable(self) -> bool:
+        """Whether the other device still computes: some errors on a GPU make all that follows in its process fail."""
+        try:
+            return torch.ones((), device=self.elsewhere).add(1).item() == 2
+        except Exception:
+            return False
 
     def _printed(self, characters: int) -> str:
         return self.cells.take_text(characters) if self.cells else ""
@@ -176,6 +198,9 @@ class _Encoder(wire.Encoder):
         super().__init__()
         self.server = server
 
+    def device_name(self, device: torch.device) -> str:
+        return super().device_name(standin.DEVICE if device.type == self.server.elsewhere.type else device)
+
     def other(self, value: Any, depth: int) -> Any:
         self.server.objects.append(value)
         return {"t": "handle", "id": len(self.server.objects) - 1, "type": type(value).__name__}
@@ -190,6 +215,8 @@ class _Decoder(wire.Decoder):
 
     def device(self, name: Any) -> torch.device:
         device = super().device(name)
+        if standin.is_standin(device):
+            device = self.server.elsewhere
         self.server.standin_used |= standin.is_standin(device)
         return device
 
@@ -205,12 +232,20 @@ class _Decoder(wire.Decoder):
         if tag == "partial":
             return functools.partial(parts["function"], *parts["args"], **parts["kwargs"])
         if tag == "generator":
-            generator = standin.make_generator(parts["device"])
-            generator.set_state(parts["state"])
-            return generator
+            return _generator(parts["device"], parts["state"])
         if tag == "distribution":
             return getattr(torch.distributions, parts["name"])(*parts["args"], **parts["kwargs"])
         raise wire.WireError(f"unknown tag {tag!r}")
+
+
+def _generator(device: torch.device, state: torch.Tensor) -> torch.Generator:
+    """A generator in this state; on a GPU, whose generators work otherwise, one that a state always seeds the same."""
+    generator = standin.make_generator(device)
+    if device.type == "cuda":
+        digest = hashlib.sha256(state.cpu().numpy().tobytes()).digest()
+        return generator.manual_seed(int.from_bytes(digest[:7], "big"))
+    generator.set_state(state)
+    return generator
 
 
 def compile_function(name: str, source: str) -> Callable[..., Any]:

@@ -106,7 +106,7 @@ class Encoder:
         if isinstance(value, torch.dtype) and value in DTYPE_NAMES:
             return {"t": "dtype", "v": DTYPE_NAMES[value]}
         if isinstance(value, torch.device) and DEVICES.fullmatch(str(value)):
-            return {"t": "device", "v": str(value)}
+            return {"t": "device", "v": self.device_name(value)}
         return self.other(value, depth)
 
     def _tensor(self, value: torch.Tensor, depth: int) -> JsonValue:
@@ -121,8 +121,12 @@ class Encoder:
             "t": "tensor",
             "dtype": DTYPE_NAMES[value.dtype],
             "shape": list(value.shape),
-            "device": str(device_of(value)),
+            "device": self.device_name(device_of(value)),
         }
+
+    def device_name(self, device: torch.device) -> str:
+        """What a device is called on the other side."""
+        return str(device)
 
     def _array(self, value: Any, tag: str, depth: int) -> JsonValue:
         if value.dtype.name not in NUMPY_DTYPES or value.ndim > MAX_DIMENSIONS:

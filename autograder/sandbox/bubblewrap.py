@@ -13,10 +13,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import autograder
+from autograder.gpu import Gpu
 
 ROOM_FILES = (
     "__init__.py", "remote/__init__.py", "remote/frames.py", "remote/wire.py", "remote/standin.py", "remote/server.py",
-    "remote/cells.py", "sandbox/__init__.py", "sandbox/lockdown.py", "sandbox/template.py",
+    "remote/cells.py", "sandbox/__init__.py", "sandbox/cuda.py", "sandbox/lockdown.py", "sandbox/template.py",
 )  # fmt: skip
 PYTHON, PACKAGES, ROOM, HOME = "/opt/python", "/opt/packages", "/opt/room", "/home/student"
 INSTALL_HINT = "install it with `sudo apt-get install bubblewrap` (Debian, Ubuntu) or `sudo dnf install bubblewrap`"
@@ -26,6 +27,12 @@ ENVIRONMENT = {
     "USER": "student", "LOGNAME": "student", "MPLCONFIGDIR": "/tmp/matplotlib", "IPYTHONDIR": "/tmp/ipython",
     "PYTHONHASHSEED": "0", "PYTHONDONTWRITEBYTECODE": "1", "PYTHONIOENCODING": "utf-8",
     "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", "NUMEXPR_NUM_THREADS": "1",
+}  # fmt: skip
+# With a GPU: an error is raised by the line that made it, products of matrices are the same each time, nothing is
+# compiled into the submission's folder, and asking whether there is a GPU does not start CUDA.
+GPU_ENVIRONMENT = {
+    "CUDA_LAUNCH_BLOCKING": "1", "CUBLAS_WORKSPACE_CONFIG": ":4096:8", "CUDA_CACHE_DISABLE": "1",
+    "CUDA_DEVICE_ORDER": "PCI_BUS_ID", "PYTORCH_NVML_BASED_CUDA_CHECK": "1",
 }  # fmt: skip
 
 # Runs as root: bind what must be readable into a folder that only this mount namespace has, then give up being root.
@@ -53,11 +60,13 @@ class Walls:
         folders: (path here, path inside), read-only.
         nested: Whether submissions may make namespaces of their own inside.
         files_bytes: Size of each writable folder.
+        gpu: The GPU that is shown, if one is.
     """
 
     folders: tuple[tuple[Path, str], ...]
     nested: bool
     files_bytes: int
+    gpu: Gpu | None = None
 
 
 def package_folders() -> list[Path]:
@@ -90,7 +99,7 @@ def write_room(folder: Path) -> Path:
     return room
 
 
-def build_walls(room: Path, *, nested: bool, files_bytes: int, forbidden: Path) -> Walls:
+def build_walls(room: Path, *, nested: bool, files_bytes: int, forbidden: Path, gpu: Gpu | None = None) -> Walls:
     """What the sandbox of this machine shows.
 
     Args:
@@ -98,6 +107,7 @@ def build_walls(room: Path, *, nested: bool, files_bytes: int, forbidden: Path) 
         nested: See `Walls`.
         files_bytes: See `Walls`.
         forbidden: The course folder: nothing that is shown may contain it.
+        gpu: See `Walls`.
     """
     folders: list[tuple[Path, str]] = [(room, ROOM)]
     base = Path(sys.base_prefix).resolve()
@@ -111,7 +121,7 @@ def build_walls(room: Path, *, nested: bool, files_bytes: int, forbidden: Path) 
                 f"The course folder {forbidden} lies inside {folder}, which student code can read. "
                 "Move the course to another folder."
             )
-    return Walls(tuple(folders), nested, files_bytes)
+    return Walls(tuple(folders), nested, files_bytes, gpu)
 
 
 def find_programs() -> str:
@@ -139,7 +149,7 @@ def arguments(walls: Walls, sources: list[str]) -> list[str]:
     ]  # fmt: skip
     if not walls.nested:
         result += ["--disable-userns"]
-    for name, value in ENVIRONMENT.items():
+    for name, value in {**ENVIRONMENT, **gpu_environment(walls.gpu)}.items():
         result += ["--setenv", name, value]
     result += ["--ro-bind", "/usr", "/usr"]
     for name in ("bin", "sbin", "lib", "lib32", "lib64", "libx32"):
@@ -152,6 +162,7 @@ def arguments(walls: Walls, sources: list[str]) -> list[str]:
         result += ["--ro-bind-try", file, file]
     # /dev/zero maps as memory that no process's resident set need show; /dev/full reads the same, and does not map.
     result += ["--proc", "/proc", "--dev", "/dev", "--dev-bind", "/dev/full", "/dev/zero"]
+    result += gpu_arguments(walls.gpu)
     size = str(walls.files_bytes)
     for folder in ("/tmp", HOME, "/dev/shm"):
         result += ["--size", size, "--tmpfs", folder]
@@ -160,6 +171,26 @@ def arguments(walls: Walls, sources: list[str]) -> list[str]:
     result += ["--ro-bind", f"{sources[0]}/passwd", "/etc/passwd", "--ro-bind", f"{sources[0]}/group", "/etc/group"]
     # /dev comes as a writable tmpfs of half the memory
     result += ["--remount-ro", "/dev", "--remount-ro", "/", "--chdir", HOME]
+    return result
+
+
+def gpu_environment(gpu: Gpu | None) -> dict[str, str]:
+    """The variables that a GPU adds to those of the sandbox."""
+    if gpu is None:
+        return {}
+    return {**GPU_ENVIRONMENT, **({"CUDA_VISIBLE_DEVICES": gpu.uuid} if gpu.uuid else {})}
+
+
+def gpu_arguments(gpu: Gpu | None) -> list[str]:
+    """Bubblewrap's arguments that show a GPU: its device files, and of /sys what CUDA reads there."""
+    result = []
+    for device in gpu.devices if gpu else ():
+        result += ["--dev-bind", str(device), str(device)]
+    for folder in gpu.hardware if gpu else ():
+        place = folder.resolve()  # /sys/bus is made of links
+        result += ["--ro-bind", str(place), str(place)]
+        if place != folder:
+            result += ["--symlink", str(place), str(folder)]
     return result
 
 

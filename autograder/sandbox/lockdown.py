@@ -48,6 +48,7 @@ _REFUSED: dict[str, tuple[int | None, int | None]] = {
 _CLONE, _CLONE3, _SOCKET = (56, 220), (435, 435), (41, 198)
 _MMAP, _MADVISE, _SIGACTION = (9, 222), (28, 233), (13, 134)
 _MAP_KIND, _MAP_SHARED, _MAP_ANONYMOUS, _MADV_PAGEOUT, _SIGCHLD = 0xF, 1, 0x20, 21, 17
+_SECCOMP, _SECCOMP_SET_MODE_FILTER, _FOR_ALL_THREADS = (317, 277), 1, 1
 _ALLOWED_FAMILIES = (1, 2, 10, 16)  # unix, inet, inet6, netlink: all dead ends in an empty network namespace
 _ARCHITECTURES = {"x86_64": (0, 0xC000003E), "aarch64": (1, 0xC00000B7)}
 
@@ -94,21 +95,23 @@ def drop_capabilities() -> None:
 
 
 def limit_resources(
-    *, memory_bytes: int, processes: int, cpu_seconds: int, file_bytes: int, open_files: int = 256
+    *, memory_bytes: int | None, processes: int, cpu_seconds: int, file_bytes: int, open_files: int = 256
 ) -> None:
     """Set hard limits that student code cannot raise.
 
     Args:
-        memory_bytes: Address space beyond what the process has mapped already.
+        memory_bytes: Address space beyond what the process has mapped already; None where CUDA will reserve more of
+            it than there is memory (see `limit_data`).
         processes: Processes and threads in this user namespace.
         cpu_seconds: CPU time of this process.
         file_bytes: Size of one file.
         open_files: Open descriptors.
     """
-    with open("/proc/self/statm", encoding="ascii") as file:  # noqa: PTH123
-        mapped = int(file.read().split()[0]) * resource.getpagesize()
+    if memory_bytes is not None:
+        with open("/proc/self/statm", encoding="ascii") as file:  # noqa: PTH123
+            mapped = int(file.read().split()[0]) * resource.getpagesize()
+        _set_limit(resource.RLIMIT_AS, mapped + memory_bytes)
     for kind, value in (
-        (resource.RLIMIT_AS, mapped + memory_bytes),
         (resource.RLIMIT_NPROC, processes),
         (resource.RLIMIT_CPU, cpu_seconds),
         (resource.RLIMIT_FSIZE, file_bytes),
@@ -116,9 +119,23 @@ def limit_resources(
         (resource.RLIMIT_CORE, 0),
         (resource.RLIMIT_MEMLOCK, 0),
     ):
-        _, hard = resource.getrlimit(kind)
-        value = value if hard == resource.RLIM_INFINITY else min(value, hard)
-        resource.setrlimit(kind, (value, value))
+        _set_limit(kind, value)
+
+
+def limit_data(memory_bytes: int) -> None:
+    """Set a hard limit on what the process may map to write to, in bytes beyond what it has mapped so far.
+
+    It is what limits memory where the address space cannot be: CUDA reserves hundreds of GiB, but not to write to.
+    """
+    with open("/proc/self/status", encoding="ascii", errors="replace") as file:  # noqa: PTH123
+        mapped = int(file.read().split("VmData:")[1].split()[0]) * 1024
+    _set_limit(resource.RLIMIT_DATA, mapped + memory_bytes)
+
+
+def _set_limit(kind: int, value: int) -> None:
+    _, hard = resource.getrlimit(kind)
+    value = value if hard == resource.RLIM_INFINITY else min(value, hard)
+    resource.setrlimit(kind, (value, value))
 
 
 def _instruction(code: int, k: int, if_true: int = 0, if_false: int = 0) -> bytes:
@@ -193,11 +210,22 @@ class _Program(ctypes.Structure):
     _fields_ = [("length", ctypes.c_ushort), ("filter", ctypes.c_char_p)]
 
 
-def filter_system_calls() -> None:
-    """Refuse the calls by which a process reaches other processes, new namespaces or the kernel's rarer interfaces."""
+def filter_system_calls(*, all_threads: bool = False) -> None:
+    """Refuse the calls by which a process reaches other processes, new namespaces or the kernel's rarer interfaces.
+
+    Args:
+        all_threads: Filter those of the process's other threads too. Else it must have none.
+    """
     machine = platform.machine()
     if machine not in _ARCHITECTURES:
         raise LockdownError(errno.ENOSYS, f"no system call filter for {machine}")
     code = _program(machine)
     program = _Program(len(code) // 8, code)
-    _check(_libc.prctl(_PR_SET_SECCOMP, _SECCOMP_MODE_FILTER, ctypes.byref(program), 0, 0), "seccomp")
+    if all_threads:
+        number = _SECCOMP[_ARCHITECTURES[machine][0]]
+        status = _libc.syscall(number, _SECCOMP_SET_MODE_FILTER, _FOR_ALL_THREADS, ctypes.byref(program))
+        if status > 0:
+            raise LockdownError(errno.EBUSY, f"seccomp: thread {status} has a filter of its own")
+        _check(status, "seccomp")
+    else:
+        _check(_libc.prctl(_PR_SET_SECCOMP, _SECCOMP_MODE_FILTER, ctypes.byref(program), 0, 0), "seccomp")

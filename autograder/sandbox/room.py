@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from autograder.course import Limits
+from autograder.gpu import Gpu
 from autograder.remote import frames
 from autograder.sandbox import bubblewrap, folders
 
@@ -67,6 +68,7 @@ class Sandbox:
         nested: bool = True,
         preload: Sequence[str] = (),
         imports: Sequence[str] = (),
+        gpu: Gpu | None = None,
     ) -> None:
         """Begin to start the template; `wait` waits for it.
 
@@ -77,12 +79,14 @@ class Sandbox:
             nested: False makes the sandbox as it is where nested namespaces are denied.
             preload: Modules to import once, before any submission.
             imports: More of them, where they can be found.
+            gpu: The GPU that submissions run on, if they run on one.
         """
         self.limits = limits
         self.course = course
         self.kind = kind
         self.nested = nested
         self.preload, self.imports = list(preload), list(imports)
+        self.gpu = gpu
         self.isolation: Isolation = "none" if kind == "none" else "namespaces" if nested else "bubblewrap"
         folders.remove_lost_folders()
         self.folder, self.folder_lock = folders.make_folder()
@@ -102,7 +106,7 @@ class Sandbox:
 
     def _start_bubblewrap(self, room: Path, theirs: socket.socket) -> subprocess.Popen[bytes]:
         walls = bubblewrap.build_walls(
-            room, nested=self.nested, files_bytes=self.limits.files_bytes, forbidden=self.course
+            room, nested=self.nested, files_bytes=self.limits.files_bytes, forbidden=self.course, gpu=self.gpu
         )
         stage = self.folder / "stage"
         stage.mkdir()
@@ -129,6 +133,7 @@ class Sandbox:
         home.mkdir()
         program = [sys.executable, "-I", "-c", _BOOT.format(path=str(room)), str(theirs.fileno())]
         environment = {**bubblewrap.ENVIRONMENT, "HOME": str(home), "TMPDIR": str(home), "PATH": os.defpath}
+        environment |= bubblewrap.gpu_environment(self.gpu)
         process = subprocess.Popen(
             program, pass_fds=(theirs.fileno(),), stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL,
             stderr=(self.folder / "stderr").open("wb"), cwd=home, env=environment, start_new_session=True,
@@ -180,8 +185,9 @@ class Sandbox:
     def _open(self, cpu_seconds: int | None) -> "Room":
         if self.isolation == "bubblewrap":
             single = Sandbox(
-                self.kind, self.limits, self.course, nested=self.nested, preload=self.preload, imports=self.imports
-            )
+                self.kind, self.limits, self.course, nested=self.nested, preload=self.preload, imports=self.imports,
+                gpu=self.gpu,
+            )  # fmt: skip
             single.isolation = "namespaces"
             single.wait()
             room = single._request("bubblewrap", cpu_seconds)
@@ -201,6 +207,7 @@ class Sandbox:
             "isolation": isolation, "home": home, "memory_bytes": self.limits.memory_bytes,
             "processes": self.limits.processes, "files_bytes": self.limits.files_bytes,
             "cpu_seconds": int(cpu_seconds or self.limits.submission_seconds),
+            "gpu_bytes": self.limits.gpu_memory_bytes if self.gpu else 0,
         }  # fmt: skip
         with their_channel, their_lifeline:
             try:
@@ -218,6 +225,7 @@ class Sandbox:
             if isolation == "namespaces" and "LockdownError" in reason:
                 raise _NamespacesDenied(reason)
             raise SandboxFailed(reason)
+        room.overhead = first.get("overhead", 0)
         return room
 
     def close(self) -> None:
@@ -267,6 +275,8 @@ class Room:
         self.trunk = trunk
         self.cpu_seconds = 0.0
         """CPU seconds used when it was last looked at."""
+        self.overhead = 0
+        """Bytes of memory that are not the submission's: what the driver of a GPU takes in its process."""
         self.on_close: Callable[[], None] = _nothing
         channel.setblocking(False)
 
@@ -332,10 +342,20 @@ class Room:
     def peak_memory(self) -> int:
         """The most bytes that one process of its branches has had at once, beyond what the template shares with it.
 
+        In a room that is asked itself rather than a branch of it, the most that its own process has had.
+
         Raises:
             RoomEnded: It is gone.
         """
-        return self._tell(b"p").memory_bytes
+        return self._tell(b"t" if self.trunk else b"p").memory_bytes
+
+    def forget_peak(self) -> None:
+        """Count the most that the room's own process has in memory from here on.
+
+        Raises:
+            RoomEnded: It is gone.
+        """
+        self._tell(b"c")
 
     def end_branches(self) -> None:
         """Kill every process of the submission but its first."""
@@ -352,7 +372,7 @@ class Room:
         self.cpu_seconds = max(self.cpu_seconds, answer.get("cpu", 0.0))
         if "memory" not in answer:
             raise RoomEnded(_describe(answer.get("exit")))
-        return Usage(answer["cpu"], answer["memory"])
+        return Usage(answer["cpu"], max(0, answer["memory"] - self.overhead))
 
     def listen(self, seconds: float) -> dict[str, Any]:
         """The keeper's next message; empty where none came."""
@@ -377,6 +397,15 @@ class Room:
             if not message:
                 break
         return "the process ended while your code ran"
+
+    def end(self) -> None:
+        """End a trunk's process and what it started, and wait until all is gone, the memory of a GPU with it."""
+        end = time.monotonic() + KEEPER_SECONDS
+        with contextlib.suppress(OSError):
+            self.lifeline.shutdown(socket.SHUT_WR)
+            while (left := end - time.monotonic()) > 0 and "exit" not in (message := self.listen(left)) and message:
+                pass
+        self.close()
 
     def close(self) -> None:
         """End the process, and with a trunk everything that it started."""

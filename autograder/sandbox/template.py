@@ -30,6 +30,8 @@ PAGE = os.sysconf("SC_PAGE_SIZE")
 def main() -> None:
     """Warm up, then serve requests until the grader closes its end of the control socket."""
     control = socket.socket(fileno=int(sys.argv[1]))
+    from autograder.sandbox import cuda
+
     settings: dict[str, Any] = json.loads(control.recv(2**16))
     if settings["packages"]:  # for the interpreters that student code starts; this one has read its environment already
         os.environ["PYTHONPATH"] = os.pathsep.join(settings["packages"])
@@ -43,6 +45,7 @@ def main() -> None:
         threads = len(os.listdir("/proc/self/task")) if os.path.isdir("/proc/self/task") else 1
         if threads != 1:
             raise RuntimeError(f"{threads} threads run in the template, which must fork safely")
+        cuda.demand_untouched()
     except BaseException as error:
         control.send(json.dumps({"error": f"{type(error).__name__}: {error}"}).encode())
         raise
@@ -145,23 +148,27 @@ def enter_namespaces(request: dict[str, Any]) -> None:
 
 def run_submission(request: dict[str, Any], channel_descriptor: int, lifeline: socket.socket, cells: Any) -> None:
     """Lock this process down and answer requests: from here on, student code runs."""
+    import torch
+
+    from autograder.remote import standin
     from autograder.remote.server import Server
 
     try:
-        lock_down(request, cells)
+        overhead = lock_down(request, cells)
     except BaseException as error:  # no student code has run yet: the failure is not the student's
         say(lifeline, {"failed": f"{type(error).__name__}: {error}"})
         os._exit(1)
-    say(lifeline, {"started": True})
+    say(lifeline, {"started": True, "overhead": overhead})
     lifeline.close()
     channel = socket.socket(fileno=channel_descriptor)
     os.set_inheritable(channel_descriptor, False)
-    Server(cells.namespace, cells).serve(channel)
+    elsewhere = torch.device("cuda", 0) if request["gpu_bytes"] else standin.DEVICE
+    Server(cells.namespace, cells, elsewhere).serve(channel)
     os._exit(0)  # leave no time for atexit handlers and finalizers of student code
 
 
-def lock_down(request: dict[str, Any], cells: Any) -> None:
-    """Enter the working folder and give up what a submission must not have."""
+def lock_down(request: dict[str, Any], cells: Any) -> int:
+    """Enter the working folder and give up what a submission must not have; the memory that a GPU's driver takes."""
     from autograder.sandbox import lockdown
 
     with contextlib.suppress(OSError):
@@ -175,14 +182,29 @@ def lock_down(request: dict[str, Any], cells: Any) -> None:
         lockdown.forbid_new_privileges()
         lockdown.drop_capabilities()
         lockdown.limit_resources(
-            memory_bytes=request["memory_bytes"],
+            memory_bytes=None if request["gpu_bytes"] else request["memory_bytes"],
             processes=request["processes"],
             cpu_seconds=request["cpu_seconds"],
             file_bytes=request["files_bytes"],
         )
+    overhead = start_gpu(request) if request["gpu_bytes"] else 0
+    if request["isolation"] != "none":
         lockdown.show_memory(True)
         signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # whoever started the grader may have had it ignored
-        lockdown.filter_system_calls()
+        lockdown.filter_system_calls(all_threads=bool(request["gpu_bytes"]))
+    return overhead
+
+
+def start_gpu(request: dict[str, Any]) -> int:
+    """Start CUDA, then limit the memory of this process; the bytes that CUDA has taken, which are not the student's."""
+    from autograder.sandbox import cuda, lockdown
+
+    _, before = usage_of([os.getpid()])
+    cuda.start(request["gpu_bytes"])
+    if request["isolation"] != "none":
+        lockdown.limit_data(request["memory_bytes"])
+    _, after = usage_of([os.getpid()])
+    return max(0, after - before)
 
 
 def watch(lifeline: socket.socket, child: int, isolation: str, baseline: int) -> tuple[int, float]:
@@ -209,13 +231,16 @@ def watch(lifeline: socket.socket, child: int, isolation: str, baseline: int) ->
                 kill(child)
                 _, status, usage = os.wait4(child, 0)
                 return status, usage.ru_utime + usage.ru_stime
+            if question == b"c":
+                forget_peak(1 if isolation == "namespaces" else child)
             if question == b"r":
                 for pid in branches(child, isolation):
                     kill_seen(pid)
             pids = processes(child, isolation)
             cpu, resident = usage_of(pids)
-            if question == b"p":
-                peak = max(map(peak_of, branches(child, isolation)), default=0)
+            if question in (b"p", b"t"):
+                first = [1 if isolation == "namespaces" else child]
+                peak = max(map(peak_of, first if question == b"t" else branches(child, isolation)), default=0)
                 say(lifeline, {"cpu": cpu, "memory": max(0, peak - baseline)})
                 continue
             # What a process has in common with the template is not the submission's; what lies in its folders is.
@@ -285,6 +310,12 @@ def peak_of(pid: int) -> int:
     with contextlib.suppress(OSError, IndexError, ValueError):
         return int(Path(f"/proc/{pid}/status").read_text(errors="replace").split("VmHWM:")[1].split()[0]) * 1024
     return 0
+
+
+def forget_peak(pid: int) -> None:
+    """Let the most that a process has had in memory be counted from here on."""
+    with contextlib.suppress(OSError):
+        Path(f"/proc/{pid}/clear_refs").write_text("5")
 
 
 def used_bytes(folder: str) -> int:

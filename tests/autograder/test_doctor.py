@@ -254,7 +254,8 @@ def test_nbgrader_must_work_on_this_course(tiny_course: TinyCourse, environment:
     assert "instead of 'tiny'" in found.text
 
 
-def test_settings_that_are_not_safe_are_problems(tiny_course: TinyCourse) -> None:
+def test_settings_that_are_not_safe_are_problems(tiny_course: TinyCourse, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "none")
     tiny_course.edit(tiny_course.config, 'id="tiny",', 'id="tiny", sandbox="none", device="cuda",')
     found = course_findings(tiny_course)
     assert {subject for subject, finding in found.items() if finding.level == Level.PROBLEM} == {
