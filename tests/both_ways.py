@@ -1,0 +1,86 @@
+"""Grades submissions in the two ways that there are: a fork for each task on the CPU, and as on a GPU but for the GPU.
+
+    python tests/both_ways.py ROOT ASSIGNMENT < {"NAME": {"TASK": "source that takes the answer's place"}}
+
+prints {"NAME": [result, result]} as JSON. One sandbox and one collection of the checks serve both.
+"""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+from autograder.authoring import read_script, solved_notebook
+from autograder.autograde import Branching, autograde, collected_checks, points_of
+from autograder.course import load_course
+from autograder.replay import with_checks
+from autograder.results import SubmissionResult
+from autograder.sandbox.room import Sandbox
+from autograder.submission import Submission, canonical_cells, imported_modules, read_released, released_files
+from autograder.variants import load_variants
+from autograder.worker import CHECKS_ENVIRONMENT
+
+WAYS: tuple[tuple[str, Branching], ...] = (("cpu", "fork"), ("standin", "rerun"))
+FOUND = "found: "
+Answers = dict[str, dict[str, str]]
+
+
+def graded_both_ways(
+    root: Path, assignment: str, answers: Answers
+) -> dict[str, tuple[SubmissionResult, SubmissionResult]]:
+    """The results of submissions: by forking on the CPU, and by running the notebook for each task on the stand-in."""
+    done = subprocess.run(
+        [sys.executable, __file__, str(root), assignment], input=json.dumps(answers), capture_output=True, text=True,
+        env={**os.environ, **CHECKS_ENVIRONMENT}, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-4000:]
+    (line,) = [line for line in done.stdout.splitlines() if line.startswith(FOUND)]
+    found = json.loads(line.removeprefix(FOUND))
+    return {name: tuple(map(SubmissionResult.model_validate, pair)) for name, pair in found.items()}
+
+
+def variants_and_reference(root: Path, assignment: str) -> Answers:
+    """What each variant of an assignment puts in its task's place; the reference nothing."""
+    variants = load_variants(root / "tests" / "variants" / f"{assignment}.py")
+    return {"reference": {}, **{variant.name: {variant.task: variant.source} for variant in variants}}
+
+
+def verdicts(result: SubmissionResult) -> dict[str, bool]:
+    """Which checks passed, by task and name."""
+    return {f"{task.name}/{check.name}": check.passed for task in result.tasks for check in task.checks}
+
+
+def main() -> None:
+    """Grade what standard input holds."""
+    root, assignment = Path(sys.argv[1]), sys.argv[2]
+    course, answers = load_course(root), json.load(sys.stdin)
+    script, released = read_script(root / "solutions" / f"{assignment}.py"), read_released(root, assignment)
+    preload = course.assignment(assignment).preload
+
+    def grade(items: list[Any], sandbox: Sandbox) -> None:
+        points = points_of(course.assignment(assignment), released)
+        checks = collected_checks(items, points)
+        found = {}
+        for name, overrides in answers.items():
+            notebook = json.loads(json.dumps(solved_notebook(script, overrides)))
+            cells = canonical_cells(notebook, released)
+            submission = Submission(assignment, name, cells, released_files(root, assignment))
+            found[name] = []
+            for device, branching in WAYS:
+                for check in checks:
+                    check.item.config.option.checks_device = device
+                result = autograde(
+                    submission, checks, sandbox, course.limits, points, device=device, branching=branching
+                )
+                found[name].append(result.model_dump(mode="json"))
+        print(f"\n{FOUND}{json.dumps(found)}", flush=True)
+
+    with Sandbox(course.sandbox, course.limits, root, preload=preload, imports=imported_modules(released)) as sandbox:
+        with_checks(root, assignment, lambda items: grade(items, sandbox))
+    os._exit(0)
+
+
+if __name__ == "__main__":
+    main()
