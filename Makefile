@@ -12,7 +12,7 @@ INSTALLED_DEV := $(VENV)/.installed-dev
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo test test-long lint audit bench sandbox clean
+.PHONY: help demo test test-long test-gpu lint audit bench sandbox clean
 
 help: ## Show this list
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' $(firstword $(MAKEFILE_LIST))
@@ -25,6 +25,9 @@ test: lint sandbox ## Check style and types, then run all tests
 
 test-long: $(INSTALLED_DEV) sandbox ## Run the tests that take long: whole notebooks, every attack, a hundred killed graders
 	$(RUN) pytest -m long --durations=0
+
+test-gpu: $(INSTALLED_DEV) sandbox ## Grade on an NVIDIA GPU, and compare with the CPU; skipped, with the reason, where there is none
+	$(RUN) pytest -m gpu -rs --durations=0
 
 lint: $(INSTALLED_DEV) ## Check style and types
 	$(RUN) ruff check .

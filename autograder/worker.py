@@ -73,19 +73,18 @@ def resolve_device(course: Course) -> str:
 class Worker:
     """The grader's end: start it, ask for submissions to be graded, close it."""
 
-    def __init__(self, root: Path, assignment: str, *, nested: bool = True, device: str | None = None) -> None:
+    def __init__(self, root: Path, assignment: str, *, nested: bool = True) -> None:
         """Begin to start the worker; the first `grade` waits for it.
 
         Args:
             root: The course folder.
             assignment: Name of the assignment.
             nested: False makes the sandbox as it is where nested namespaces are denied (for tests).
-            device: In place of the course's; "standin" does all as on a GPU, with the stand-in for one (for tests).
         """
         self.root, self.assignment = root, assignment
         self.control, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         self.log = tempfile.TemporaryFile()  # noqa: SIM115 - closed by `close`
-        settings = {"root": str(root), "assignment": assignment, "nested": nested, "device": device}
+        settings = {"root": str(root), "assignment": assignment, "nested": nested}
         environment = {**os.environ, **CHECKS_ENVIRONMENT}
         with theirs:
             self.process = subprocess.Popen(
@@ -107,18 +106,24 @@ class Worker:
                 self._wait()
 
     def _wait(self) -> None:
-        if not select.select([self.control], [], [], START_SECONDS)[0]:
-            raise WorkerFailed(f"the grading process was not ready within {START_SECONDS:.0f} s")
-        try:
-            packet = self.control.recv(2**18)
-        except ConnectionError:
-            packet = b""
-        message = json.loads(packet) if packet else {}
+        message = self._message(START_SECONDS)
+        if "waiting" in message:  # for a GPU that somebody else has, for however long
+            message = self._message(None)
         if "ready" not in message:
             self.log.seek(0)
             said = self.log.read()[-4000:].decode(errors="replace")
             raise WorkerFailed(message.get("error") or f"the grading process ended while starting:\n{said}")
         self.ready = True
+
+    def _message(self, seconds: float | None) -> dict[str, Any]:
+        if not select.select([self.control], [], [], seconds)[0]:
+            raise WorkerFailed(f"the grading process was not ready within {seconds:.0f} s")
+        try:
+            packet = self.control.recv(2**18)
+        except ConnectionError:
+            packet = b""
+        message: dict[str, Any] = json.loads(packet) if packet else {}
+        return message
 
     def grade(self, submission: Submission) -> SubmissionResult:
         """Grade one submission. May be called from several threads at once.
@@ -180,8 +185,7 @@ def main() -> None:
     control = socket.socket(fileno=int(sys.argv[1]))
     settings = json.loads(sys.argv[2])
     try:
-        root, assignment = Path(settings["root"]), settings["assignment"]
-        _serve(control, root, assignment, nested=settings["nested"], device=settings["device"])
+        _serve(control, Path(settings["root"]), settings["assignment"], nested=settings["nested"])
     except Exception as error:
         traceback.print_exc()
         with contextlib.suppress(OSError):
@@ -190,11 +194,11 @@ def main() -> None:
     os._exit(0)  # tearing down what was imported takes seconds
 
 
-def _serve(control: socket.socket, root: Path, assignment: str, *, nested: bool, device: str | None) -> None:
+def _serve(control: socket.socket, root: Path, assignment: str, *, nested: bool) -> None:
     from autograder.sandbox.room import Sandbox
 
     course = load_course(root)
-    device = device or resolve_device(course)
+    device = resolve_device(course)
     gpu = demand_gpu() if device == "cuda" else None
     preload = course.assignment(assignment).preload
     imports = imported_modules(read_released(root, assignment))
@@ -228,6 +232,8 @@ def _answer(
     checks = collected_checks(items, points)
     digests = assignment_digests(root, assignment)
     turn: Turn = contextlib.nullcontext
+    if sandbox.gpu:
+        control.send(json.dumps({"waiting": True}).encode())
     with slot(sandbox.gpu) if sandbox.gpu else contextlib.nullcontext():
         if sandbox.gpu:
             turn = functools.partial(turn_on, sandbox.gpu, memory_in_use(sandbox.gpu))

@@ -181,28 +181,29 @@ def lock_down(request: dict[str, Any], cells: Any) -> int:
     if request["isolation"] != "none":
         lockdown.forbid_new_privileges()
         lockdown.drop_capabilities()
+    overhead = start_gpu(request["gpu_bytes"]) if request["gpu_bytes"] else 0
+    if request["isolation"] != "none":
         lockdown.limit_resources(
             memory_bytes=None if request["gpu_bytes"] else request["memory_bytes"],
             processes=request["processes"],
             cpu_seconds=request["cpu_seconds"],
             file_bytes=request["files_bytes"],
         )
-    overhead = start_gpu(request) if request["gpu_bytes"] else 0
-    if request["isolation"] != "none":
+        if request["gpu_bytes"]:
+            lockdown.limit_data(request["memory_bytes"])
         lockdown.show_memory(True)
         signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # whoever started the grader may have had it ignored
         lockdown.filter_system_calls(all_threads=bool(request["gpu_bytes"]))
     return overhead
 
 
-def start_gpu(request: dict[str, Any]) -> int:
-    """Start CUDA, then limit the memory of this process; the bytes that CUDA has taken, which are not the student's."""
+def start_gpu(memory_bytes: int) -> int:
+    """Start CUDA, which no limit stands in the way of yet; the memory that it has taken is not the student's."""
     from autograder.sandbox import cuda, lockdown
 
+    lockdown.show_memory(True)  # else the driver may not name its threads, and gives up
     _, before = usage_of([os.getpid()])
-    cuda.start(request["gpu_bytes"])
-    if request["isolation"] != "none":
-        lockdown.limit_data(request["memory_bytes"])
+    cuda.start(memory_bytes)
     _, after = usage_of([os.getpid()])
     return max(0, after - before)
 
