@@ -29,17 +29,19 @@ def demand_untouched() -> None:
         raise RuntimeError("an import has opened the GPU in the template, whose forks could then not use it")
 
 
-def start(memory_bytes: int) -> None:
-    """Start CUDA in this process and let torch take so much of the GPU's memory.
+def start(memory_bytes: int) -> Any:
+    """Start CUDA in this process and let torch take so much of the GPU's memory; the GPU as a device of torch.
 
     It needs `memfd_create`, so it starts before system calls are filtered; its threads must be filtered with the rest.
 
     Raises:
-        RuntimeError: It does not start.
+        Exception: It does not start; torch says why.
     """
     import torch
 
     torch.cuda.init()  # type: ignore[no-untyped-call]
     total = torch.cuda.get_device_properties(0).total_memory
     torch.cuda.set_per_process_memory_fraction(min(1.0, memory_bytes / total), 0)
-    torch.ones((), device="cuda:0").add(1).item()  # the first kernel loads what a submission should not wait for
+    device = torch.device("cuda", 0)
+    torch.ones((), device=device).add(1).item()  # the first kernel loads what a submission should not wait for
+    return device

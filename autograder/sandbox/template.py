@@ -19,6 +19,7 @@ import select
 import signal
 import socket
 import sys
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -148,27 +149,24 @@ def enter_namespaces(request: dict[str, Any]) -> None:
 
 def run_submission(request: dict[str, Any], channel_descriptor: int, lifeline: socket.socket, cells: Any) -> None:
     """Lock this process down and answer requests: from here on, student code runs."""
-    import torch
-
     from autograder.remote import standin
     from autograder.remote.server import Server
 
     try:
-        overhead = lock_down(request, cells)
+        gpu = lock_down(request, cells)
     except BaseException as error:  # no student code has run yet: the failure is not the student's
         say(lifeline, {"failed": f"{type(error).__name__}: {error}"})
         os._exit(1)
-    say(lifeline, {"started": True, "overhead": overhead})
+    say(lifeline, {"started": True, "overhead": gpu.overhead if gpu else 0})
     lifeline.close()
     channel = socket.socket(fileno=channel_descriptor)
     os.set_inheritable(channel_descriptor, False)
-    elsewhere = torch.device("cuda", 0) if request["gpu_bytes"] else standin.DEVICE
-    Server(cells.namespace, cells, elsewhere).serve(channel)
+    Server(cells.namespace, cells, gpu.device if gpu else standin.DEVICE).serve(channel)
     os._exit(0)  # leave no time for atexit handlers and finalizers of student code
 
 
-def lock_down(request: dict[str, Any], cells: Any) -> int:
-    """Enter the working folder and give up what a submission must not have; the memory that a GPU's driver takes."""
+def lock_down(request: dict[str, Any], cells: Any) -> "StartedGpu | None":
+    """Enter the working folder and give up what a submission must not have; start the GPU, if it has one."""
     from autograder.sandbox import lockdown
 
     with contextlib.suppress(OSError):
@@ -181,31 +179,39 @@ def lock_down(request: dict[str, Any], cells: Any) -> int:
     if request["isolation"] != "none":
         lockdown.forbid_new_privileges()
         lockdown.drop_capabilities()
-    overhead = start_gpu(request["gpu_bytes"]) if request["gpu_bytes"] else 0
+    gpu = start_gpu(request["gpu_bytes"]) if request["gpu_bytes"] else None
     if request["isolation"] != "none":
         lockdown.limit_resources(
-            memory_bytes=None if request["gpu_bytes"] else request["memory_bytes"],
+            memory_bytes=None if gpu is not None else request["memory_bytes"],
             processes=request["processes"],
             cpu_seconds=request["cpu_seconds"],
             file_bytes=request["files_bytes"],
         )
-        if request["gpu_bytes"]:
+        if gpu is not None:
             lockdown.limit_data(request["memory_bytes"])
         lockdown.show_memory(True)
         signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # whoever started the grader may have had it ignored
-        lockdown.filter_system_calls(all_threads=bool(request["gpu_bytes"]))
-    return overhead
+        lockdown.filter_system_calls(all_threads=gpu is not None)
+    return gpu
 
 
-def start_gpu(memory_bytes: int) -> int:
-    """Start CUDA, which no limit stands in the way of yet; the memory that it has taken is not the student's."""
+@dataclass(frozen=True)
+class StartedGpu:
+    """The GPU as a device of torch, and the bytes of this process's memory that its driver has taken."""
+
+    device: Any
+    overhead: int
+
+
+def start_gpu(memory_bytes: int) -> StartedGpu:
+    """Start CUDA while no limit stands in its way; student code may take so much of the GPU's memory."""
     from autograder.sandbox import cuda, lockdown
 
     lockdown.show_memory(True)  # else the driver may not name its threads, and gives up
     _, before = usage_of([os.getpid()])
-    cuda.start(memory_bytes)
+    device = cuda.start(memory_bytes)
     _, after = usage_of([os.getpid()])
-    return max(0, after - before)
+    return StartedGpu(device, max(0, after - before))
 
 
 def watch(lifeline: socket.socket, child: int, isolation: str, baseline: int) -> tuple[int, float]:

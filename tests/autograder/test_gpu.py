@@ -11,24 +11,27 @@ import signal
 import subprocess
 import sys
 import textwrap
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import torch
 from both_ways import graded_both_ways, variants_and_reference, verdicts
 from conftest import TinyCourse
+from rooms import process_namespace, processes_in, result_of
 
 from autograder import gpu as gpus
 from autograder.authoring import read_script, released_notebook
 from autograder.autograde import GPU_BROKEN
 from autograder.checks import assert_close, assert_device
 from autograder.course import CourseError, Limits, load_course
+from autograder.escapes import demand_walls
 from autograder.gpu import Gpu, GpuNotFree, GpuUnavailable, demand_free, find_gpu, memory_in_use, turn_on
 from autograder.remote import standin
 from autograder.remote.client import loopback
 from autograder.results import SubmissionResult, Verdict
 from autograder.sandbox import bubblewrap, cuda, folders, template
-from autograder.sandbox.room import Sandbox, SandboxFailed
+from autograder.sandbox.room import Sandbox
 from autograder.worker import _Jobs, refused, resolve_device
 
 REPOSITORY = Path(__file__).parents[2]
@@ -186,15 +189,83 @@ def test_folders_that_are_reached_by_a_link_are_there_under_both_names(tmp_path:
     ]  # fmt: skip
 
 
-def test_a_room_on_a_gpu_starts_cuda_and_says_why_there_is_none(tmp_path: Path) -> None:
+def test_without_a_driver_cuda_does_not_start() -> None:
     if torch.cuda.is_available():
-        pytest.skip("there is a GPU: tests/gpu opens such rooms")
+        pytest.skip("there is a GPU: tests/gpu starts it in a room")
+    with pytest.raises((RuntimeError, AssertionError), match=r"CUDA|NVIDIA"):
+        cuda.start(2**30)
+
+
+# Does what a driver does that walls could mind: it starts threads, reserves more than there is, makes a memory file.
+DRIVER = """
+import mmap, os, threading
+
+def demand_untouched():
+    pass
+
+def start(memory_bytes):
+    from autograder.remote import standin
+
+    global kept
+    for _ in range(6):
+        threading.Thread(target=threading.Event().wait, daemon=True).start()
+    reserved = mmap.mmap(-1, 2**40, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS, 0)
+    kept = [reserved, os.memfd_create("driver"), bytearray(b"x") * 2**28]
+    return standin.DEVICE
+"""
+
+
+@pytest.fixture(scope="module")
+def gpu_sandbox(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Sandbox]:
+    """A sandbox whose rooms have a GPU, but for the driver."""
+    write_room = bubblewrap.write_room
+
+    def write_with_driver(folder: Path) -> Path:
+        room = write_room(folder)
+        (room / "autograder/sandbox/cuda.py").write_text(DRIVER)
+        return room
+
     limits = Limits(memory_bytes=2 * 2**30, processes=32, files_bytes=4 * 2**20)
-    with (
-        Sandbox("bubblewrap", limits, tmp_path, gpu=Gpu("0", ())) as sandbox,
-        pytest.raises(SandboxFailed, match=r"CUDA|NVIDIA"),
-    ):
-        sandbox.open()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(bubblewrap, "write_room", write_with_driver)
+        sandbox = Sandbox("bubblewrap", limits, tmp_path_factory.mktemp("course"), gpu=Gpu("0", ()))
+    with sandbox:
+        yield sandbox
+
+
+def test_rooms_with_a_gpu_have_the_walls_of_all_rooms(gpu_sandbox: Sandbox, tmp_path: Path) -> None:
+    gpu_sandbox.wait()
+    demand_walls(gpu_sandbox, tmp_path)
+
+
+def test_a_driver_costs_a_submission_neither_memory_nor_walls(gpu_sandbox: Sandbox) -> None:
+    room = gpu_sandbox.open()
+    assert room.overhead > 2**28 > room.usage().memory_bytes
+    found = result_of(room, """
+        import os, torch
+        result = {"threads": len(os.listdir("/proc/self/task")), "taken": 0}
+        try:
+            os.memfd_create("x")
+        except PermissionError:
+            result["memfd"] = "refused"
+        blocks = []
+        try:
+            while True:
+                blocks.append(torch.ones(2**25))
+                result["taken"] += 2**27
+        except (MemoryError, RuntimeError) as error:
+            result["error"] = str(error)[:60]
+        del blocks
+    """)  # fmt: skip
+    assert (found["threads"], found["memfd"]) == (7, "refused")
+    assert 1.8 * 2**30 < found["taken"] <= 2 * 2**30 and "alloc" in found["error"]
+    assert 1.8 * 2**30 < room.peak_memory() < 2.2 * 2**30
+    room.forget_peak()
+    assert room.peak_memory() < 2**29
+    namespace = process_namespace(room)
+    assert processes_in(namespace)
+    room.end()
+    assert processes_in(namespace) == []  # at once: what a GPU held is free
 
 
 def test_the_template_must_not_have_opened_the_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
