@@ -229,16 +229,12 @@ def grade(
     import os
 
     from autograder.course import DEVICE_VARIABLE, SANDBOX_VARIABLE, find_root, load_course
-    from autograder.grading import device_elsewhere
     from autograder.terminal import Style, grade_and_print
 
     os.environ.update({DEVICE_VARIABLE: device} if device else {})  # which worker and nbgrader read too
     os.environ.update({SANDBOX_VARIABLE: sandbox} if sandbox else {})
     root = find_root()
     course = load_course(root)
-    if cluster:  # recording, which goes through nbgrader in this process, must expect what the workers found
-        os.environ[DEVICE_VARIABLE] = device_elsewhere(course)
-        course = load_course(root)
     students = _who(root, course, name, student)
     if course.sandbox == "none":
         click.echo('WARNING: sandbox="none": student code runs with all your rights, and could change marks.', err=True)

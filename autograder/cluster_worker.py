@@ -14,7 +14,7 @@ from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict
 
-from autograder.course import DEVICE_VARIABLE, Course, CourseError, find_root, load_course
+from autograder.course import Course, CourseError, find_root, load_course
 from autograder.fingerprint import assignment_digests, deciders_of_all, fingerprint, versions
 from autograder.results import Verdict
 from autograder.submission import Submission
@@ -133,7 +133,7 @@ class _KeptWarm:
             if lent is None or lent.sick:
                 self._close([old for old in self._all if not self._all[old].users])
                 folder, assignment, device, _ = key
-                lent = _Lent(Worker(Path(folder), assignment, variables={DEVICE_VARIABLE: device}))
+                lent = _Lent(Worker(Path(folder), assignment, device=device))
                 self._all[key] = lent
             lent.users += 1
         try:

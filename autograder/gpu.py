@@ -170,7 +170,7 @@ def _demand_driver_library(libraries: str) -> None:
 @contextlib.contextmanager
 def slot(gpu: Gpu) -> Iterator[None]:
     """Have a GPU alone, among all that grade on this machine: waits until nobody else has it."""
-    path = SLOTS / f"course-grading-gpu-{gpu.name}.lock"
+    path = SLOTS / f"course-gpu-{gpu.name}.lock"
     with contextlib.suppress(FileExistsError):  # to open another user's file with O_CREAT is refused in /tmp
         os.close(os.open(path, os.O_RDONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o644))
     descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)

@@ -17,7 +17,7 @@ from autograder.submission import (
     read_submission,
     task_points,
 )
-from autograder.worker import Worker, refused, resolve_device
+from autograder.worker import Worker, device_of, refused, resolve_device
 
 
 def check_student_id(student: str) -> str:
@@ -39,14 +39,6 @@ class Grades(Protocol):
 
     def close(self) -> None:
         """Give up what is not done."""
-
-
-def device_elsewhere(course: Course) -> str:
-    """The device that submissions run on where other machines grade them.
-
-    "auto" means the CPU there: a mark must not depend on which machines are there just now.
-    """
-    return "cuda" if course.device == "cuda" else "cpu"
 
 
 class Grader:
@@ -72,7 +64,7 @@ class Grader:
         if not released.is_file():
             raise CourseError(f"{assignment} has not been released: run `course release {assignment}` first.")
         self.points = task_points(read_released(root, assignment))
-        self.device = device_elsewhere(course) if elsewhere else resolve_device(course)
+        self.device = device_of(course)
         self.digests = assignment_digests(root, assignment)
         self._elsewhere = elsewhere
         self._worker: Grades | None = None
@@ -91,8 +83,12 @@ class Grader:
             if self._closed:
                 raise CancelledError  # in a thread that had not begun when the run was interrupted
             if self._worker is None:
-                self._worker = self._elsewhere() if self._elsewhere else Worker(self.root, self.assignment)
+                self._worker = self._elsewhere() if self._elsewhere else self._start()
             return self._worker
+
+    def _start(self) -> Worker:
+        resolve_device(self.course)  # in plain words, before anything is started
+        return Worker(self.root, self.assignment)
 
     def grade(self, student: str, *, force: bool = False) -> SubmissionResult:
         """The result of a student's submission, graded now unless the stored one still stands. Thread-safe.
@@ -102,7 +98,7 @@ class Grader:
             force: Grade even where nothing has changed.
 
         Raises:
-            CourseError: That cannot be a student's identifier.
+            CourseError: That cannot be a student's identifier, or the course's device is not to be had.
             WorkerFailed: Nothing can be graded on this machine, and why.
         """
         stored = None if force else self.standing(student)

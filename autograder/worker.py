@@ -55,36 +55,43 @@ class WorkerFailed(RuntimeError):
     """The worker could not be made ready: nothing can be graded, and why."""
 
 
-def resolve_device(course: Course) -> str:
+def device_of(course: Course) -> str:
     """The device that submissions run on: the CPU, unless the course asks for a GPU by name.
 
     "auto" is the CPU even where there is a GPU: forks of a warm process grade a small assignment sooner than a GPU
     that one submission has at a time, and results do not become stale on a machine with another device.
+    """
+    return "cuda" if course.device == "cuda" else "cpu"
+
+
+def resolve_device(course: Course) -> str:
+    """The same, on the machine that is to grade.
 
     Raises:
         CourseError: The course asks for a GPU and there is none that can be used.
     """
-    if course.device != "cuda":
-        return "cpu"
-    demand_gpu()
-    return "cuda"
+    device = device_of(course)
+    if device == "cuda":
+        demand_gpu()
+    return device
 
 
 class Worker:
     """The grader's end: start it, ask for submissions to be graded, close it."""
 
-    def __init__(self, root: Path, assignment: str, *, nested: bool = True) -> None:
+    def __init__(self, root: Path, assignment: str, *, device: str | None = None, nested: bool = True) -> None:
         """Begin to start the worker; the first `grade` waits for it.
 
         Args:
             root: The course folder.
             assignment: Name of the assignment.
+            device: In place of the course's.
             nested: False makes the sandbox as it is where nested namespaces are denied (for tests).
         """
         self.root, self.assignment = root, assignment
         self.control, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         self.log = tempfile.TemporaryFile()  # noqa: SIM115 - closed by `close`
-        settings = {"root": str(root), "assignment": assignment, "nested": nested}
+        settings = {"root": str(root), "assignment": assignment, "device": device, "nested": nested}
         environment = {**os.environ, **CHECKS_ENVIRONMENT}
         with theirs:
             self.process = subprocess.Popen(
@@ -185,7 +192,9 @@ def main() -> None:
     control = socket.socket(fileno=int(sys.argv[1]))
     settings = json.loads(sys.argv[2])
     try:
-        _serve(control, Path(settings["root"]), settings["assignment"], nested=settings["nested"])
+        course = load_course(Path(settings["root"]))
+        course = course.model_copy(update={"device": settings["device"] or course.device})
+        _serve(control, course, Path(settings["root"]), settings["assignment"], nested=settings["nested"])
     except Exception as error:
         traceback.print_exc()
         with contextlib.suppress(OSError):
@@ -194,10 +203,9 @@ def main() -> None:
     os._exit(0)  # tearing down what was imported takes seconds
 
 
-def _serve(control: socket.socket, root: Path, assignment: str, *, nested: bool) -> None:
+def _serve(control: socket.socket, course: Course, root: Path, assignment: str, *, nested: bool) -> None:
     from autograder.sandbox.room import Sandbox
 
-    course = load_course(root)
     device = resolve_device(course)
     gpu = demand_gpu() if device == "cuda" else None
     preload = course.assignment(assignment).preload
