@@ -17,7 +17,7 @@ INSTALLED_DEV := $(VENV)/.installed-dev
 help: ## Show this list
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' $(firstword $(MAKEFILE_LIST))
 
-demo: $(INSTALLED) sandbox ## Grade four made-up submissions in a throw-away copy of the course
+demo: $(INSTALLED) sandbox ## Grade a made-up class in a throw-away copy of the course
 	$(VENV)/bin/course demo
 
 test: lint sandbox ## Check style and types, then run all tests

@@ -1942,7 +1942,7 @@ def metropolis_global_generator():
         for step in range(burn_in + n_steps):
             y = x + step_size * torch.randn(x.shape, **options)
             log_p_y = log_prob(y)
-            accept = torch.rand(len(x), dtype=x.dtype).log() < log_p_y - log_p
+            accept = torch.rand(len(x), dtype=x.dtype, device=x.device).log() < log_p_y - log_p
             x = torch.where(accept[:, None], y, x)
             log_p = torch.where(accept, log_p_y, log_p)
             if step >= burn_in:
