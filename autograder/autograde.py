@@ -314,7 +314,7 @@ class _Run:
             raise ending[0]
 
         check.item.config.stash[CONNECT] = lambda: Student(ask)
-        before = self._cpu()
+        before = self._cpu_seen()
         try:
             with limited_judging():
                 outcome = run_check(check)
@@ -327,7 +327,7 @@ class _Run:
             ending.append(LimitExceeded(f"used up its {self.limits.memory_bytes / 2**30:.1f} GiB of memory"))
         if not outcome.passed and not ending and not self._usable(branch):
             ending.append(RoomEnded(GPU_BROKEN))
-        printed = "" if ending else self._printed(branch)
+        printed = "" if ending or outcome.passed else self._printed(branch)
         return self._result(check, outcome, ending, printed, max(0.0, self._cpu() - before)), next(iter(ending), None)
 
     def _usable(self, room: Room) -> bool:
@@ -390,16 +390,19 @@ class _Run:
 
     def _cpu(self) -> float:
         """CPU seconds that the submission has used so far, over all its rooms."""
-        if self.room is None:
-            return self.spent
-        with contextlib.suppress(RoomEnded):
-            self.room.usage()
-        return self.spent + self.room.cpu_seconds
+        if self.room is not None:
+            with contextlib.suppress(RoomEnded):
+                self.room.usage()
+        return self._cpu_seen()
+
+    def _cpu_seen(self) -> float:
+        """The same, as it was when the room was last asked, which costs a question to another process."""
+        return self.spent + (self.room.cpu_seconds if self.room is not None else 0.0)
 
     @property
     def exhausted(self) -> str:
         """Why nothing more may run, or "" while it may."""
-        spent = self.spent + (self.room.cpu_seconds if self.room is not None else 0.0)
+        spent = self._cpu_seen()
         limit = max(self.limits.submission_seconds, REFERENCE_FACTOR * self.pace.total)
         if spent > limit + self.allowance:
             return f"the submission used up its {limit:g} seconds of computing time"

@@ -8,7 +8,8 @@ import contextlib
 import functools
 import sqlite3
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import nbgrader.api
@@ -21,7 +22,31 @@ from autograder.safekeeping import PATIENCE_SECONDS
 @functools.cache
 def shared_engine(url: str, **options: Any) -> Engine:
     """The one engine of this process for a gradebook. Closing a `Gradebook` closes its connections, and no more."""
-    return create_engine(url, **options)
+    engine = create_engine(url, **options)
+    _remember_tables(engine)
+    return engine
+
+
+def _remember_tables(engine: Engine) -> None:
+    """Look once for each table in a gradebook's file: each `Gradebook` would look for all thirteen."""
+    seen: set[tuple[object, ...]] = set()
+    look: Callable[..., bool] = engine.dialect.has_table
+
+    def has_table(connection: Any, table_name: str, *arguments: Any, **options: Any) -> bool:
+        key = (_file_behind(engine), table_name)
+        if key not in seen and look(connection, table_name, *arguments, **options):
+            seen.add(key)
+        return key in seen
+
+    engine.dialect.has_table = has_table  # type: ignore[method-assign]
+
+
+def _file_behind(engine: Engine) -> object:
+    """Which file the gradebook is just now: another one may have been put in its place. None for a server."""
+    if engine.dialect.name != "sqlite" or not engine.url.database:
+        return None
+    status = Path(engine.url.database).stat()
+    return status.st_dev, status.st_ino, status.st_size == 0
 
 
 nbgrader.api.create_engine = shared_engine

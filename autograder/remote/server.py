@@ -112,7 +112,8 @@ class Server:
     # operations
 
     def _begin(self, seed: int) -> None:
-        """Put global state that student code may have changed back to what a fresh interpreter has."""
+        """Put back global state that student code may have changed, and forget what it has printed."""
+        self._printed(MAX_TEXT)
         torch.set_num_threads(1)
         torch.set_default_dtype(torch.float32)
         torch.set_default_device(None)
