@@ -269,6 +269,7 @@ def graded(
     return TinyCourse(root)
 
 
+@pytest.mark.long
 def test_a_class_that_is_interrupted_and_loses_a_worker_is_graded_whole(
     graded: TinyCourse, three: Dask, environment_with_keys: dict[str, str]
 ) -> None:
