@@ -41,7 +41,7 @@ def graded_both_ways(
     """
     options = ["--touched"] if touched_only else []
     done = subprocess.run(
-        [sys.executable, __file__, str(root), assignment, *options],
+        [sys.executable, "-P", __file__, str(root), assignment, *options],
         input=json.dumps(answers), capture_output=True, text=True,
         env={**os.environ, **CHECKS_ENVIRONMENT}, check=False,
     )  # fmt: skip

@@ -157,8 +157,8 @@ def test_walls_that_show_and_connect_too_much_are_found_out(
 
 def test_rooms_that_are_not_locked_down_are_found_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     edit_room(monkeypatch, {
-        "lockdown.py": ("        resource.setrlimit(kind, (value, value))", "        pass"),
-        "template.py": ("        lockdown.filter_system_calls()\n", ""),
+        "lockdown.py": ("    resource.setrlimit(kind, (value, value))", "    pass"),
+        "template.py": ("        lockdown.filter_system_calls(all_threads=gpu is not None)\n", ""),
     })  # fmt: skip
     assert escapes_of([*tried(None), Finding(Level.OK, "read the course folder", "")]) == {
         "make new namespaces", "trace a process", "take more memory than its limit",

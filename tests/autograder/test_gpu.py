@@ -448,7 +448,7 @@ def test_a_submission_that_leaves_less_memory_gets_no_mark(
             file.write(f"{signal.alarm(0) > 0}\n")  # the time that a submission may take counts from its turn
         return refused("shapes", "ada", {"area": 2.0}, "")
 
-    jobs = _Jobs("shapes", {"area": 2.0}, 60, functools.partial(turn_on, GPU, 447 * MIB))
+    jobs = _Jobs("shapes", 60, functools.partial(turn_on, GPU, 447 * MIB))
     result = jobs.run_and_wait("ada", grade)
     assert (result.verdict, runs.read_text()) == (verdict, "True\n" * asked)
     assert ("GpuNotFree" in result.reason) == (verdict == Verdict.GRADER_FAULT)
