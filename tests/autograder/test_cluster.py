@@ -193,6 +193,7 @@ def is_grader(process: psutil.Process) -> bool:
         return False
 
 
+@pytest.mark.long
 def test_workers_with_another_course_are_refused_and_told_apart(
     course: TinyCourse, three: Dask, environment_with_keys: dict[str, str], tmp_path: Path
 ) -> None:
@@ -211,6 +212,7 @@ def test_workers_with_another_course_are_refused_and_told_apart(
     assert not (newer.root / "results/shapes/student0.json").exists()
 
 
+@pytest.mark.long
 def test_a_device_with_a_tag_goes_to_workers_with_the_tag(three: Dask) -> None:
     assert len(three.tagged) == 1 and len(three.client.nthreads()) > 1
     for device, allowed in (("cuda", three.tagged), ("cpu", set(three.client.nthreads()))):
@@ -351,6 +353,7 @@ def test_what_is_wrong_with_a_worker_is_said_with_what_to_do() -> None:
     assert "no such assignment" in _complaint(here, Carried(problem="no such assignment").model_dump_json())
 
 
+@pytest.mark.long
 def test_answers_that_are_no_result_of_what_was_sent_are_faults_of_ours(three: Dask) -> None:
     asked = submission("ada")
     cluster = Cluster(three.client, "cpu", Carried(), "shapes", pytest.fail)

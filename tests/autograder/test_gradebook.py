@@ -184,6 +184,7 @@ def test_a_date_that_is_none_is_said_and_nothing_recorded(graded: TinyCourse, tm
     assert marks(course.root) == before
 
 
+@pytest.mark.long
 def test_checks_that_are_broken_end_both_commands_and_give_no_marks(
     handed_in: TinyCourse, environment: dict[str, str], tmp_path: Path
 ) -> None:
