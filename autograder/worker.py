@@ -206,7 +206,7 @@ def main() -> None:
 def _serve(control: socket.socket, course: Course, root: Path, assignment: str, *, nested: bool) -> None:
     from autograder.sandbox.room import Sandbox
 
-    device = resolve_device(course)
+    device = device_of(course)
     gpu = demand_gpu() if device == "cuda" else None
     preload = course.assignment(assignment).preload
     imports = imported_modules(read_released(root, assignment))

@@ -239,15 +239,15 @@ def watch(lifeline: socket.socket, child: int, isolation: str, baseline: int) ->
                 _, status, usage = os.wait4(child, 0)
                 return status, usage.ru_utime + usage.ru_stime
             if question == b"c":
-                forget_peak(1 if isolation == "namespaces" else child)
+                forget_peak(first_of(child, isolation))
             if question == b"r":
                 for pid in branches(child, isolation):
                     kill_seen(pid)
             pids = processes(child, isolation)
             cpu, resident = usage_of(pids)
             if question in (b"p", b"t"):
-                first = [1 if isolation == "namespaces" else child]
-                peak = max(map(peak_of, first if question == b"t" else branches(child, isolation)), default=0)
+                asked = [first_of(child, isolation)] if question == b"t" else branches(child, isolation)
+                peak = max(map(peak_of, asked), default=0)
                 say(lifeline, {"cpu": cpu, "memory": max(0, peak - baseline)})
                 continue
             # What a process has in common with the template is not the submission's; what lies in its folders is.
@@ -287,8 +287,12 @@ def processes(child: int, isolation: str) -> list[int]:
 
 def branches(child: int, isolation: str) -> list[int]:
     """The submission's processes but its first."""
-    first = 1 if isolation == "namespaces" else child
-    return [pid for pid in processes(child, isolation) if pid != first]
+    return [pid for pid in processes(child, isolation) if pid != first_of(child, isolation)]
+
+
+def first_of(child: int, isolation: str) -> int:
+    """The submission's first process, by the number that /proc here shows it under."""
+    return 1 if isolation == "namespaces" else child
 
 
 def kill_seen(pid: int) -> None:
