@@ -10,7 +10,6 @@ over the runs; progress goes to stderr, the table to stdout, and the last line h
 import argparse
 import os
 import platform
-import shutil
 import sys
 import tempfile
 from dataclasses import dataclass
@@ -20,7 +19,7 @@ from statistics import mean, median
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from light import NAME, hand_in, write_our_course, write_stock_course
+from light import NAME, hand_in, keep_empty_gradebook, start_over, write_our_course, write_stock_course
 from measure import Cost, run
 
 from autograder.results import load_result
@@ -66,9 +65,7 @@ class Contestant:
     def grade(self, size: int, *, memory: bool = False) -> Cost:
         """Grade a class of a size from nothing."""
         hand_in(self.root, self.ours, size)
-        for left in ("results", "autograded", "backups"):
-            shutil.rmtree(self.root / left, ignore_errors=True)
-        shutil.copy(self.root / "empty.db", self.root / "gradebook.db")
+        start_over(self.root)
         cost = run(self.command, self.root, memory=memory)
         recorded = len(list(self.root.glob(f"autograded/*/{NAME}/{NAME}.ipynb")))
         assert recorded == size, f"{self.name}: {recorded} of {size} were recorded"
@@ -114,7 +111,7 @@ def main() -> None:
         write_our_course(ours)
         write_stock_course(stock, ours)
         for root in (ours, stock):
-            shutil.copy(root / "gradebook.db", root / "empty.db")
+            keep_empty_gradebook(root)
         few = max(2, options.ours // 10)
         contestants = (
             Contestant("this package", ours, ours, ["course", "grade", NAME], (few, options.ours)),

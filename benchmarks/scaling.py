@@ -8,14 +8,13 @@ had, and the command's own; last, how long it takes to grade 500 again when noth
 
 import argparse
 import os
-import shutil
 import sys
 import tempfile
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from light import NAME, hand_in, write_our_course
+from light import NAME, hand_in, keep_empty_gradebook, start_over, write_our_course
 from measure import run
 
 GRADE = ["course", "grade", NAME]
@@ -32,13 +31,11 @@ def main() -> None:
     with tempfile.TemporaryDirectory(prefix="course-bench-", dir="/var/tmp") as folder:
         root = Path(folder, "course")
         write_our_course(root)
-        shutil.copy(root / "gradebook.db", root / "empty.db")
+        keep_empty_gradebook(root)
         before: tuple[int, float, float] | None = None
         for size in options.sizes:
             hand_in(root, root, size)
-            for left in ("results", "autograded", "backups"):
-                shutil.rmtree(root / left, ignore_errors=True)
-            shutil.copy(root / "empty.db", root / "gradebook.db")
+            start_over(root)
             cost = run(GRADE, root, memory=True)
             each = ["", ""]
             if before:  # the start is the same for all
@@ -47,8 +44,9 @@ def main() -> None:
             before = size, cost.wall, cost.cpu
             memory = [f"{bytes_ / 2**20:.0f}" for bytes_ in (cost.memory, cost.own_memory)]
             print(_row(size, f"{cost.wall:.1f}", f"{cost.cpu:.1f}", *each, *memory), flush=True)
-        hand_in(root, root, UNCHANGED)
-        print(f"unchanged_{UNCHANGED}_wall_s={run(GRADE, root).wall:.1f}")
+        unchanged = min(UNCHANGED, size)
+        hand_in(root, root, unchanged)
+        print(f"unchanged_{unchanged}_wall_s={run(GRADE, root).wall:.1f}")
 
 
 def _row(*values: object) -> str:

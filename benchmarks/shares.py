@@ -19,6 +19,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
+from light import keep_empty_gradebook, start_over
 from measure import slope
 
 from autograder.authoring import read_script, solved_notebook
@@ -53,6 +54,7 @@ def copy_of_course(root: Path) -> None:
     for name in ("course_config.py", "nbgrader_config.py", "constraints.txt"):
         shutil.copy(ROOT / name, root)
     release(root, load_course(root))
+    keep_empty_gradebook(root)
 
 
 def hand_in(root: Path, assignment: str, count: int) -> None:
@@ -72,12 +74,12 @@ def share_of(root: Path, assignment: str, count: int) -> Share:
     )
     alone = json.loads(plain.stdout.splitlines()[-1])
     grade = ["course", "grade", assignment, "--jobs", "1", "--json"]
+    start_over(root)
     hand_in(root, assignment, count)
     graded = slope(grade, root, leave_out=2)
     # The same result for a larger class: all that is left to do is to record it.
     text = (root / "results" / assignment / "student0000.json").read_text()
-    for left in ("results", "autograded", "backups"):
-        shutil.rmtree(root / left, ignore_errors=True)
+    start_over(root)
     hand_in(root, assignment, TO_RECORD)
     (root / "results" / assignment).mkdir(parents=True)
     for number in range(TO_RECORD):
