@@ -38,6 +38,8 @@ Branching = Literal["fork", "rerun"]
 """How each task gets the notebook's process as it was after the last cell: by a fork of it, or by running the notebook
 again in a new room. A process that has used a GPU cannot be forked."""
 GPU_BROKEN = "an error on the GPU left your code unable to go on"
+LOOK_SECONDS = 0.05
+"""How old what is known of a submission's computing time may be between checks: asking takes as long as a small one."""
 REFERENCE_FACTOR = 20.0
 """A limit is at least this many times what the reference took on this machine."""
 
@@ -145,6 +147,8 @@ class _Run:
         self.given_a_second_chance: set[str] = set()
         self.runs = 0
         self.spent = 0.0
+        self.looked = 0.0
+        """When its computing time was last asked for."""
         self.deadline = time.monotonic() + limits.submission_seconds * limits.wall_factor
         self.reasons: list[str] = list(submission.left_out)
         self.student_lines = {cell.cell_id: cell.source.splitlines() for cell in submission.cells}
@@ -328,7 +332,8 @@ class _Run:
         if not outcome.passed and not ending and not self._usable(branch):
             ending.append(RoomEnded(GPU_BROKEN))
         printed = "" if ending or outcome.passed else self._printed(branch)
-        return self._result(check, outcome, ending, printed, max(0.0, self._cpu() - before)), next(iter(ending), None)
+        spent = (self._cpu() if time.monotonic() - self.looked > LOOK_SECONDS else self._cpu_seen()) - before
+        return self._result(check, outcome, ending, printed, max(0.0, spent)), next(iter(ending), None)
 
     def _usable(self, room: Room) -> bool:
         """Whether code in a room can still compute on its GPU: after some errors no call in their process works."""
@@ -390,6 +395,7 @@ class _Run:
 
     def _cpu(self) -> float:
         """CPU seconds that the submission has used so far, over all its rooms."""
+        self.looked = time.monotonic()
         if self.room is not None:
             with contextlib.suppress(RoomEnded):
                 self.room.usage()

@@ -18,6 +18,10 @@ from autograder.authoring import STUB
 from autograder.course import Course, CourseError, LatePolicy, load_course
 from autograder.postgres import gradebook_url
 
+SANITIZE_STEPS = ["nbgrader.preprocessors.OverwriteCells"]
+"""What nbgrader does with a submission first. Its other steps correct what a student's file says of itself, such as
+identifiers, kernel and metadata: here that comes from the release, not from the file (see `autograder.rebuilt`)."""
+
 AUTOGRADE_STEPS = [
     "autograder.gradebook.RunChecks",  # where nbgrader has Execute, which trusts the student's process
     "nbgrader.preprocessors.IgnorePattern",
@@ -25,9 +29,8 @@ AUTOGRADE_STEPS = [
     "nbgrader.preprocessors.LimitOutput",
     "nbgrader.preprocessors.SaveAutoGrades",
     "autograder.nbgrader_settings.CourseLatePenalties",
-    "nbgrader.preprocessors.CheckCellMetadata",
 ]
-"""What nbgrader does with a sanitised submission: its own steps, two of them replaced."""
+"""What nbgrader does then: its own steps, two of them replaced, but for another look at the metadata."""
 
 FEEDBACK_STEPS = [
     "nbgrader.preprocessors.GetGrades",
@@ -79,8 +82,11 @@ def configure(config: Config, root: Path, course: Course | None = None) -> None:
         folder[f"{step}_directory"] = step
     config.ClearSolutions.code_stub = STUB
     config.OverwriteCells.add_missing_cells = True  # a student who deletes a checks cell is graded all the same
+    config.Autograde.sanitize_preprocessors = list(SANITIZE_STEPS)
     config.Autograde.autograde_preprocessors = list(AUTOGRADE_STEPS)
     config.Autograde.exporter_class = "autograder.gradebook.SubmissionExporter"
+    config.SubmissionExporter.optimistic_validation = True  # after the last step, not after each
+    config.FeedbackPage.optimistic_validation = True
     config.CourseLatePenalties.root = str(root)
     config.GenerateFeedback.preprocessors = list(FEEDBACK_STEPS)
     config.GenerateFeedback.exporter_class = "autograder.feedback_page.FeedbackPage"

@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from nbformat import NotebookNode, from_dict
-from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_raw_cell
+from nbformat.v4 import new_notebook
 
 from autograder.submission import canonical_cells, cell_text, grade_id, last_of_each
 
@@ -36,9 +36,15 @@ def rebuild(notebook: dict[str, Any], released: dict[str, Any]) -> NotebookNode:
     return from_dict(new_notebook(cells=cells, metadata=released["metadata"]))
 
 
+def _code_cell(source: str, cell_id: str, metadata: dict[str, Any]) -> dict[str, Any]:
+    """Unlike nbformat's own, not validated by itself: the notebook will be, as a whole."""
+    kept = {"id": cell_id, "cell_type": "code", "metadata": metadata, "source": source}
+    return {**kept, "execution_count": None, "outputs": []}
+
+
 def _cells(
     notebook: dict[str, Any], released: dict[str, Any], graded: dict[str, dict[str, Any]]
-) -> Iterator[NotebookNode]:
+) -> Iterator[dict[str, Any]]:
     canonical = {cell.index: cell for cell in canonical_cells(notebook, released)}
     taken = {cell.cell_id for cell in canonical.values()}
     last = last_of_each(notebook)
@@ -48,14 +54,15 @@ def _cells(
             name = grade_id(cell)
             metadata = graded[name]["metadata"] if name in graded and last[name] == index else {}
             found = canonical[index]
-            yield new_code_cell(found.source, metadata=metadata, id=found.cell_id)
+            yield _code_cell(found.source, found.cell_id, metadata)
             continue
-        make = new_markdown_cell if cell.get("cell_type") == "markdown" else new_raw_cell
         cell_id = f"text-{index + 1}"
         while cell_id in taken:
             cell_id += "-"
         text = cell_text(cell)
-        yield make(text if text in ours else harmless_markdown(text), id=cell_id)
+        kind = "markdown" if cell.get("cell_type") == "markdown" else "raw"
+        shown = text if text in ours else harmless_markdown(text)
+        yield {"id": cell_id, "cell_type": kind, "metadata": {}, "source": shown}
 
 
 _TAG = re.compile(r"<(?=[A-Za-z/!?]|\Z)(?!/?(?:b|br|code|em|i|kbd|strong|sub|sup|u) */?>)")
@@ -72,7 +79,7 @@ def harmless_markdown(text: str) -> str:
     return _LINK.sub("] ", _PICTURE.sub("! ", _TAG.sub("< ", text)))
 
 
-def _restore(cells: list[NotebookNode], graded: dict[str, dict[str, Any]]) -> None:
+def _restore(cells: list[dict[str, Any]], graded: dict[str, dict[str, Any]]) -> None:
     """Put back missing task and check cells, each behind the one that it was released behind."""
     place = 0
     for name, cell in graded.items():
@@ -80,6 +87,5 @@ def _restore(cells: list[NotebookNode], graded: dict[str, dict[str, Any]]) -> No
         if found:
             place = found[0] + 1
         else:
-            restored = new_code_cell(cell_text(cell), metadata=cell["metadata"], id=RESTORED.format(name)[:64])
-            cells.insert(place, restored)
+            cells.insert(place, _code_cell(cell_text(cell), RESTORED.format(name)[:64], cell["metadata"]))
             place += 1

@@ -11,6 +11,7 @@ import struct
 
 MAX_FRAME = 64 * 2**20
 FRAME_LENGTH = struct.Struct(">Q")
+_SMALL = 2**16
 
 
 class WireError(ValueError):
@@ -22,6 +23,8 @@ def send_frame(channel: socket.socket, frame: bytes, descriptors: tuple[int, ...
     head = FRAME_LENGTH.pack(len(frame))
     if descriptors:
         socket.send_fds(channel, [head], descriptors)
+    elif len(frame) <= _SMALL:
+        frame = head + frame  # one packet, for which the other side wakes up once
     else:
         channel.sendall(head)
     channel.sendall(frame)

@@ -303,8 +303,10 @@ class Room:
             else:
                 view = memoryview(head + frame)
             while view:
-                watch.until(select.POLLOUT)
-                view = view[self.channel.send(view) :]
+                try:
+                    view = view[self.channel.send(view) :]
+                except BlockingIOError:
+                    watch.until(select.POLLOUT)
             (length,) = frames.FRAME_LENGTH.unpack(self._receive(frames.FRAME_LENGTH.size, watch))
             if length > frames.MAX_FRAME:
                 raise frames.WireError(f"a frame of {length} bytes")
@@ -315,11 +317,15 @@ class Room:
     def _receive(self, length: int, watch: "_Watch") -> bytearray:
         data = bytearray()  # grows as bytes come: a length alone costs no memory
         while len(data) < length:
-            watch.until(select.POLLIN)
-            part = self.channel.recv(min(length - len(data), 2**20))
+            try:
+                part = self.channel.recv(min(length - len(data), 2**20))
+            except BlockingIOError:
+                watch.until(select.POLLIN)
+                continue
             if not part:
                 raise EOFError
             data += part
+            watch.glance()  # at an answer that comes byte by byte
         return data
 
     def fork(self) -> "Room":
@@ -430,15 +436,16 @@ class _Watch:
     def until(self, event: int) -> None:
         """Return when the channel can be read or written."""
         self.poll.register(self.room.channel, event | select.POLLHUP)
-        while True:
-            if self.poll.poll(WATCH_SECONDS * 1000) and time.monotonic() - self.looked < 2 * WATCH_SECONDS:
-                return
-            now = time.monotonic()
-            if now - self.looked >= WATCH_SECONDS:
-                self.looked = now
-                self._look(now)
-            if self.poll.poll(0):
-                return
+        while not self.poll.poll(WATCH_SECONDS * 1000):
+            self.glance()
+        self.glance()
+
+    def glance(self) -> None:
+        """Look at what the room has used, if that was not done just now."""
+        now = time.monotonic()
+        if now - self.looked >= WATCH_SECONDS:
+            self.looked = now
+            self._look(now)
 
     def _look(self, now: float) -> None:
         usage = self.room.usage()

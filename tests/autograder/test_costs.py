@@ -1,6 +1,7 @@
 """What grading costs, in counts rather than seconds: imports, workers, engines and questions to the gradebook."""
 
 import json
+import platform
 import shutil
 import subprocess
 import sys
@@ -11,6 +12,7 @@ from typing import Any
 import pytest
 from commands import run
 from conftest import Beforehand, TinyCourse
+from nbconvert.exporters import Exporter
 from sqlalchemy import event
 
 from autograder.authoring import read_script, solved_notebook
@@ -85,6 +87,36 @@ def test_another_submission_compiles_no_statement_and_asks_no_more(graded: TinyC
         compiled.append(len(engine._compiled_cache))
     assert compiled[1] == compiled[2]
     assert counts[0] == counts[1] == counts[2] > 50
+
+
+def test_a_recorded_notebook_is_validated_twice(
+    graded: TinyCourse, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Once before and once after it was graded, not after each of nbgrader's steps."""
+    root = tmp_path / "course"
+    shutil.copytree(graded.root, root)
+    course = load_course(root)
+    config = ready_to_record(root, course, "shapes")
+    result = load_result(result_path(root, "shapes", "ada"))
+    assert result is not None
+    validated: list[object] = []
+    monkeypatch.setattr(Exporter, "_validate_preprocessor", lambda *seen: validated.append(seen))
+    monkeypatch.setattr("jsonschema.validate", lambda *seen: validated.append(seen))  # of a cell's own metadata
+    record(root, course, result, config)
+    assert len(validated) == 2
+
+
+def test_a_fork_of_a_warm_process_shares_huge_pages() -> None:
+    program = (
+        "from pathlib import Path\nfrom autograder.sandbox.forks import make_forks_cheap\n"
+        "kept = [[i] for i in range(1_000_000)]\nmake_forks_cheap()\n"
+        "print(Path('/proc/self/smaps_rollup').read_text().split('AnonHugePages:')[1].split()[0])"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    release = tuple(map(int, platform.release().split(".")[:2]))
+    if release < (6, 1) or not Path("/sys/kernel/mm/transparent_hugepage").is_dir():
+        pytest.skip("this kernel does not make huge pages of others")
+    assert int(done.stdout) > 32 * 2**10, "KiB in huge pages"
 
 
 def test_what_has_not_changed_starts_no_worker_and_records_nothing(

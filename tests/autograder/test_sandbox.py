@@ -102,8 +102,8 @@ def test_nothing_of_ours_but_what_runs_the_notebook_is_inside(room):
         "autograder/remote/__init__.py", "autograder/remote/cells.py", "autograder/remote/frames.py",
         "autograder/remote/server.py",
         "autograder/remote/standin.py", "autograder/remote/wire.py",
-        "autograder/sandbox/__init__.py", "autograder/sandbox/cuda.py", "autograder/sandbox/lockdown.py",
-        "autograder/sandbox/template.py",
+        "autograder/sandbox/__init__.py", "autograder/sandbox/cuda.py", "autograder/sandbox/forks.py",
+        "autograder/sandbox/lockdown.py", "autograder/sandbox/template.py",
     ]  # fmt: skip
 
 
