@@ -73,6 +73,7 @@ def test_where_a_way_out_works_nothing_is_graded(
     assert not list((handed_in.root / "autograded").glob("*/shapes/*"))
 
 
+@pytest.mark.long
 def test_without_a_sandbox_there_is_nothing_to_leave_and_every_result_says_so(
     handed_in: TinyCourse, weakened: dict[str, str]
 ) -> None:

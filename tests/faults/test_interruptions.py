@@ -121,8 +121,8 @@ def graded_but_not_recorded(undisturbed: Undisturbed, folder: Path) -> Path:
 
 def test_a_grader_that_is_killed_while_it_records_loses_nothing(undisturbed: Undisturbed, tmp_path: Path) -> None:
     draw = random.Random(1)
-    steps = [draw.randrange(1, undisturbed.steps // 4) for _ in range(4)]
-    assert kill_at(undisturbed, graded_but_not_recorded(undisturbed, tmp_path), steps, tmp_path) >= 3
+    steps = [draw.randrange(1, undisturbed.steps // 4) for _ in range(3)]
+    assert kill_at(undisturbed, graded_but_not_recorded(undisturbed, tmp_path), steps, tmp_path) >= 2
 
 
 @pytest.mark.long
@@ -199,7 +199,7 @@ def space(root: Path) -> int:
     return sum(-(-path.stat().st_size // 4096) * 4096 for path in root.rglob("*") if path.is_file())
 
 
-@pytest.mark.parametrize("share", [0.0, 0.8, *(pytest.param(n / 50, marks=pytest.mark.long) for n in range(1, 50))])
+@pytest.mark.parametrize("share", [0.0, *(pytest.param(n / 50, marks=pytest.mark.long) for n in range(1, 50))])
 def test_a_full_disk_is_said_plainly_and_loses_nothing(
     undisturbed: Undisturbed, small_disk: Path, share: float, tmp_path: Path
 ) -> None:
