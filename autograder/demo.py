@@ -23,9 +23,9 @@ from autograder.authoring import Script, read_script, solved_notebook
 from autograder.classroom import grade_all
 from autograder.course import GRADEBOOK_FILE, GRADEBOOK_VARIABLE, Course, CourseError, load_course
 from autograder.feedback import Outcome, make_pages
-from autograder.gradebook import read_marks
 from autograder.grading import Grader
 from autograder.marks_log import RecordedMark
+from autograder.recorded import read_marks
 from autograder.recording import Recorder
 from autograder.release import release
 from autograder.results import SubmissionResult
@@ -378,10 +378,11 @@ def _make_feedback(folder: Path, course: Course, name: str, graded: Sequence[_Gr
 
 
 def _complaints(one: _Graded) -> Iterator[str]:
-    share, student = one.mark.score / one.mark.max_score, one.student
+    best, student = one.result.max_score, one.student
+    share = one.mark.score / best
     earned: Earns = "everything" if share == 1 else "a part" if share else "nothing"
     if earned != student.earns:
-        yield f"{student.name}, who handed in {student.about}, has {one.mark.score:g} of {one.mark.max_score:g} points."
+        yield f"{student.name}, who handed in {student.about}, has {one.mark.score:g} of {best:g} points."
     if student.reason not in one.result.reason:
         yield f"{student.name}'s reason is {one.result.reason!r}; it should say {student.reason!r}."
     if _PEEK_ID.encode() in student.files.get(f"{one.result.assignment}.ipynb", b"") and (
@@ -404,7 +405,7 @@ def _table(graded: Sequence[_Graded]) -> str:
         checks = [(task.name, check) for task in one.result.tasks for check in task.checks]
         failed = [f"{task}: {check.cause or check.title}" for task, check in checks if not check.passed]
         first = textwrap.shorten(one.result.reason or next(iter(failed), ""), 110, placeholder=" ...")
-        mark = f"{one.mark.score:g} of {one.mark.max_score:g}"
+        mark = f"{one.mark.score:g} of {one.result.max_score:g}"
         passed = f"{len(checks) - len(failed)} of {len(checks)}"
         rows.append((one.student.name, one.student.about, mark, passed, first))
     widths = [max(len(row[column]) for row in rows) for column in range(4)]

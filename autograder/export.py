@@ -15,8 +15,9 @@ from nbgrader.plugins import ExportPlugin
 
 from autograder.course import Assignment, Course, load_course
 from autograder.marks_log import LogLine, MarksLog
+from autograder.recorded import RecordedPoints, read_recorded, read_students
 from autograder.results import SubmissionResult, Verdict, load_result, result_path, write_atomically
-from autograder.status import RecordedPoints, State, StudentStatus, assignment_status, read_recorded, read_students
+from autograder.status import State, StudentStatus, assignment_status
 
 COLUMNS = (
     "student", "assignment", "score", "max_score", "late_penalty", "automatic", "manual", "verdict", "reason",

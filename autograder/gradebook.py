@@ -21,48 +21,38 @@ from nbconvert.exporters import NotebookExporter
 from nbformat import from_dict
 from nbgrader import utils
 from nbgrader.api import (
-    Assignment,
-    Grade,
     Gradebook,
     InvalidEntry,
     MissingEntry,
-    SubmittedAssignment,
-    SubmittedNotebook,
 )
 from nbgrader.converters import Autograde
 from nbgrader.converters.base import NbGraderException
 from nbgrader.coursedir import CourseDirectory
 from nbgrader.preprocessors import NbGraderPreprocessor
-from sqlalchemy import func
 from sqlalchemy.exc import SQLAlchemyError
 from tornado.log import app_log
 from traitlets import Bool
 from traitlets.config import Config
 
-from autograder.course import CONFIG_NAME, GRADEBOOK_FILE, Course, CourseError, load_course
+from autograder.course import CONFIG_NAME, Course, CourseError, load_course
 from autograder.database import quiet_queries
 from autograder.fingerprint import assignment_digests
 from autograder.grading import Grader
 from autograder.marks_log import MarksLog, RecordedMark, log_begin
 from autograder.nbgrader_settings import configure
-from autograder.postgres import on_postgres
 from autograder.rebuilt import rebuild
+from autograder.recorded import NoMark, decided_by, read_marks, recorded_notebook
 from autograder.report import task_report
 from autograder.results import CellResult, SubmissionResult, TaskResult, Verdict, load_result, result_path
 from autograder.safekeeping import back_up, in_plain_words, only_grader
 from autograder.submission import (
     CHECKS_SUFFIX,
-    SubmissionFault,
     read_notebook,
     read_released,
     submission_folder,
     unsafe_files,
 )
-from autograder.timestamp import read_timestamp, timestamp_text
-
-
-class NoMark(RuntimeError):
-    """A submission has no mark, because of a fault of ours: nothing may be recorded for it."""
+from autograder.timestamp import read_timestamp
 
 
 class SubmissionExporter(NotebookExporter):  # type: ignore[misc]
@@ -295,26 +285,6 @@ def record(root: Path, course: Course, result: SubmissionResult, config: Config 
         return read_marks(root, course, result.assignment, result.student)[result.student]
 
 
-def recorded_notebook(root: Path, assignment: str, student: str) -> Path:
-    """Where nbgrader keeps the notebook of a recorded submission."""
-    return root / "autograded" / student / assignment / f"{assignment}.ipynb"
-
-
-def decided_by(root: Path, course: Course, result: SubmissionResult) -> dict[str, str]:
-    """All that decides a mark: what decided the result, when it was handed in, and the late policy."""
-    parts = result.decided_by or {"submission": result.reason}
-    late = course.assignment(result.assignment).late.model_dump_json()
-    return {**parts, "handed in at": _handed_in_at(root, result), "late policy": late}
-
-
-def _handed_in_at(root: Path, result: SubmissionResult) -> str:
-    folder = submission_folder(root, result.assignment, result.student)
-    try:
-        return timestamp_text(folder)
-    except (SubmissionFault, OSError):
-        return ""
-
-
 def enter_assignment(root: Path, course: Course, assignment: str, config: Config) -> None:
     """Make sure that the gradebook knows the assignment, which a fresh checkout's does not."""
     with Gradebook(config.CourseDirectory.db_url, course.id) as gradebook:
@@ -378,40 +348,3 @@ def _record_refused(config: Config, course: Course, root: Path, result: Submissi
             for comment in notebook.comments:
                 comment.auto_comment = result.reason
         gradebook.db.commit()
-
-
-def read_marks(root: Path, course: Course, assignment: str, student: str | None = None) -> dict[str, RecordedMark]:
-    """What the gradebook holds of an assignment, by student.
-
-    Args:
-        root: The course folder.
-        course: Its settings.
-        assignment: Name of the assignment.
-        student: Only this one.
-    """
-    if not on_postgres(course) and not (root / GRADEBOOK_FILE).is_file():
-        return {}
-    config = Config()
-    configure(config, root, course)
-    with Gradebook(config.CourseDirectory.db_url, course.id) as gradebook:
-        found = (
-            gradebook.db.query(SubmittedAssignment.student_id, SubmittedNotebook, func.sum(Grade.auto_score))
-            .join(SubmittedNotebook, SubmittedNotebook.assignment_id == SubmittedAssignment.id)
-            .join(Grade, Grade.notebook_id == SubmittedNotebook.id)
-            .join(Assignment, Assignment.id == SubmittedAssignment.assignment_id)
-            .filter(Assignment.name == assignment)
-            .group_by(SubmittedAssignment.student_id, SubmittedNotebook.id)
-        )
-        if student is not None:
-            found = found.filter(SubmittedAssignment.student_id == student)
-        return {name: _recorded_mark(notebook, automatic) for name, notebook, automatic in found}
-
-
-def _recorded_mark(notebook: Any, automatic: float | None) -> RecordedMark:
-    penalty = notebook.late_submission_penalty or 0.0
-    return RecordedMark(
-        score=max(0.0, round(notebook.score - penalty, 2)),
-        max_score=notebook.max_score,
-        late_penalty=penalty,
-        automatic=None if automatic is None else round(automatic, 2),
-    )

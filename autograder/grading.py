@@ -45,7 +45,13 @@ class Grader:
     """Grades submissions of one assignment; the worker is started when the first one needs it."""
 
     def __init__(
-        self, root: Path, course: Course, assignment: str, *, elsewhere: Callable[[], Grades] | None = None
+        self,
+        root: Path,
+        course: Course,
+        assignment: str,
+        *,
+        elsewhere: Callable[[], Grades] | None = None,
+        meanwhile: Callable[[], object] | None = None,
     ) -> None:
         """Look at what is released.
 
@@ -54,6 +60,7 @@ class Grader:
             course: Its settings.
             assignment: Name of the assignment.
             elsewhere: Gives what grades in place of a worker on this machine.
+            meanwhile: Called when something is to be graded, and it takes seconds until that begins.
 
         Raises:
             CourseError: There is no such assignment, or it was not released.
@@ -66,7 +73,7 @@ class Grader:
         self.points = task_points(read_released(root, assignment))
         self.device = device_of(course)
         self.digests = assignment_digests(root, assignment)
-        self._elsewhere = elsewhere
+        self._elsewhere, self._meanwhile = elsewhere, meanwhile
         self._worker: Grades | None = None
         self._starting = threading.Lock()
         self._closed = False
@@ -84,6 +91,8 @@ class Grader:
                 raise CancelledError  # in a thread that had not begun when the run was interrupted
             if self._worker is None:
                 self._worker = self._elsewhere() if self._elsewhere else self._start()
+                if self._meanwhile:
+                    self._meanwhile()
             return self._worker
 
     def _start(self) -> Worker:

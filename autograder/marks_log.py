@@ -26,7 +26,6 @@ class RecordedMark:
 
     score: float
     """Points as they count: manual marks included, the late penalty taken off."""
-    max_score: float
     late_penalty: float
     automatic: float | None
     """Points from the checks alone; None where there is no mark yet."""

@@ -1,20 +1,22 @@
 """Recording results in the gradebook, one after another, resumed where it stopped.
 
 A result is on disk before it is recorded, and the log of marks says which result the gradebook holds: whatever ends a
-run, the next one goes on.
+run, the next one goes on. nbgrader is imported when there is something to record: that takes seconds.
 """
 
 from collections.abc import Callable
 from dataclasses import dataclass
-
-from traitlets.config import Config
+from typing import TYPE_CHECKING
 
 from autograder.classroom import Graded
-from autograder.gradebook import NoMark, decided_by, read_marks, ready_to_record, record, recorded_notebook
 from autograder.grading import Grader
 from autograder.marks_log import MarksLog, RecordedMark
+from autograder.recorded import NoMark, decided_by, read_marks, recorded_notebook
 from autograder.results import SubmissionResult, Verdict
 from autograder.safekeeping import back_up, in_plain_words, wait_for_gradebook
+
+if TYPE_CHECKING:
+    from traitlets.config import Config
 
 
 @dataclass(frozen=True)
@@ -64,6 +66,7 @@ class Recorder:
         self.log = MarksLog(self.root, self.assignment)
         self.backed_up = False
         self.nbgraders: Config | None = None
+        """nbgrader's settings, once something is to be recorded."""
         if not dry_run:
             self.log.catch_up(self.held)
 
@@ -84,7 +87,7 @@ class Recorder:
             if self.dry_run:
                 return Marked(result, fresh, before)
             parts = decided_by(self.root, self.course, result)
-            if self.grader.would_find(result):
+            if not fresh or self.grader.would_find(result):  # one that stands was compared a moment ago
                 if held and not force and self._holds(result, held, parts):
                     return Marked(result, fresh, before, held.score, held.late_penalty)
                 held = None
@@ -114,9 +117,11 @@ class Recorder:
         if not self.backed_up:
             back_up(self.root, self.course)
             self.backed_up = True
+        from autograder import gradebook
+
         try:
-            self.nbgraders = self.nbgraders or ready_to_record(self.root, self.course, self.assignment)
-            return record(self.root, self.course, result, self.nbgraders)
+            self.nbgraders = self.nbgraders or gradebook.ready_to_record(self.root, self.course, self.assignment)
+            return gradebook.record(self.root, self.course, result, self.nbgraders)
         except NoMark as error:
             if plain := in_plain_words(error, self.root):
                 raise plain from error

@@ -1,31 +1,23 @@
 """How an assignment stands: who handed in, which results would still be found now, which marks are not what was found.
 
-Only reads, and starts nothing: submissions and results are compared as grading would, and the gradebook is opened
-read-only (unless a killed program has left something half written that SQLite must take back first), past nbgrader's
-own way in, which makes and migrates databases and takes seconds to import.
+Only reads, and starts nothing: submissions and results are compared as grading would, and the gradebook is read past
+nbgrader (see `autograder.recorded`).
 """
 
-import contextlib
 import json
-import sqlite3
-from collections import defaultdict
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass, field
-from datetime import datetime, timedelta
+from dataclasses import asdict, dataclass
+from datetime import timedelta
 from enum import StrEnum
 from pathlib import Path
-from typing import LiteralString
-from urllib.parse import quote
 
-from autograder.course import GRADEBOOK_FILE, Assignment, Course, CourseError
+from autograder.course import Assignment, Course, CourseError
 from autograder.grading import Grader, check_student_id
 from autograder.marks_log import MarksLog
-from autograder.postgres import ask, on_postgres
+from autograder.recorded import RecordedPoints, read_recorded
 from autograder.results import SubmissionResult, Verdict, load_result, result_path
-from autograder.submission import CHECKS_SUFFIX, strange_folders, students_of, submission_folder
+from autograder.submission import strange_folders, students_of, submission_folder
 from autograder.timestamp import read_timestamp
-
-_BUSY_SECONDS = 5.0
 
 
 class State(StrEnum):
@@ -37,25 +29,6 @@ class State(StrEnum):
     GRADER_FAULT = "grader fault"
     """Grading it failed: there is no mark."""
     NOT_GRADED = "not graded"
-
-
-@dataclass(frozen=True)
-class RecordedPoints:
-    """What the gradebook holds for a student.
-
-    Attributes:
-        automatic: Points of each task as the checks found them; empty where nothing was recorded.
-        score: Points as they count, with manual marks, extra credit and the late penalty.
-        late_penalty: What was taken off for being late.
-        manual: Points of the tasks that were marked by hand.
-        extension: Time that this student has beyond the due date.
-    """
-
-    automatic: dict[str, float] = field(default_factory=dict)
-    score: float | None = None
-    late_penalty: float = 0.0
-    manual: dict[str, float] = field(default_factory=dict)
-    extension: timedelta = timedelta(0)
 
 
 @dataclass(frozen=True)
@@ -233,98 +206,6 @@ def _lateness(folder: Path, assignment: Assignment, recorded: RecordedPoints) ->
         return False, []
     hours, minutes = divmod(int(delay.total_seconds() / 60), 60)
     return True, [f"late by {hours // 24} d {hours % 24} h" if hours >= 24 else f"late by {hours} h {minutes} min"]
-
-
-# the gradebook
-
-
-_RECORDED = """
-    SELECT submitted_assignment.student_id, submitted_assignment.extension, submitted_notebook.late_submission_penalty,
-           base_cell.name, grade.auto_score, grade.manual_score, grade.extra_credit
-    FROM submitted_assignment
-    JOIN assignment ON assignment.id = submitted_assignment.assignment_id
-    LEFT JOIN submitted_notebook ON submitted_notebook.assignment_id = submitted_assignment.id
-    LEFT JOIN grade ON grade.notebook_id = submitted_notebook.id
-    LEFT JOIN base_cell ON base_cell.id = grade.cell_id
-    WHERE assignment.name = ? AND assignment.course_id = ?
-"""
-
-
-def read_recorded(root: Path, course: Course, assignment: str) -> dict[str, RecordedPoints]:
-    """What the gradebook holds for an assignment, by student; nothing where there is no gradebook.
-
-    Raises:
-        CourseError: The gradebook cannot be read.
-    """
-    rows = defaultdict(list)
-    for student, *row in _query(root, course, _RECORDED, (assignment, course.id)):
-        rows[str(student)].append(row)
-    return {student: _recorded_points(found) for student, found in rows.items()}
-
-
-def read_students(root: Path, course: Course) -> list[str]:
-    """Everyone whom the gradebook knows, in order.
-
-    Raises:
-        CourseError: The gradebook cannot be read.
-    """
-    return [str(student) for (student,) in _query(root, course, "SELECT id FROM student ORDER BY id", ())]
-
-
-def _query(root: Path, course: Course, question: LiteralString, values: tuple[str, ...]) -> list[tuple[object, ...]]:
-    """What a gradebook answers; nothing where there is none."""
-    if on_postgres(course):
-        return ask(course, question.replace("?", "%s"), values)
-    path = root / GRADEBOOK_FILE
-    if not path.is_file():
-        return []
-    try:
-        try:
-            return _ask(path, "ro", question, values)
-        except sqlite3.OperationalError as error:
-            if error.sqlite_errorname != "SQLITE_READONLY_ROLLBACK":
-                raise
-            return _ask(path, "rw", question, values)  # takes back what a killed program has half written
-    except sqlite3.Error as error:
-        raise CourseError(f"The gradebook {path} cannot be read: {error}. `course doctor` says more.") from error
-
-
-def _ask(path: Path, mode: str, question: str, values: tuple[str, ...]) -> list[tuple[object, ...]]:
-    address = f"file:{quote(str(path))}?mode={mode}"
-    with contextlib.closing(sqlite3.connect(address, uri=True, timeout=_BUSY_SECONDS)) as database:
-        if not database.execute("SELECT 1 FROM sqlite_master").fetchone():
-            return []  # nbgrader makes the file first and its tables later
-        return database.execute(question, values).fetchall()
-
-
-def _recorded_points(rows: list[list[object]]) -> RecordedPoints:
-    """What one student's rows of the gradebook come to, by nbgrader's rules: a manual mark takes precedence."""
-    automatic: dict[str, float] = {}
-    manual: dict[str, float] = {}
-    score, marked = 0.0, False
-    extension, penalty = rows[0][0], rows[0][1]
-    for _, _, cell, found, by_hand, extra in rows:
-        name = str(cell).removesuffix(CHECKS_SUFFIX)
-        if isinstance(found, float):
-            automatic[name] = round(found, 2)
-        if isinstance(by_hand, float):
-            manual[name] = by_hand
-        points = by_hand if isinstance(by_hand, float) else found
-        if isinstance(points, float):
-            marked = True
-            score += points + (extra if isinstance(extra, float) else 0.0)
-    late_penalty = penalty if isinstance(penalty, float) else 0.0
-    counts = max(0.0, round(score - late_penalty, 2)) if marked else None
-    return RecordedPoints(automatic, counts, late_penalty, manual, _interval(extension))
-
-
-def _interval(stored: object) -> timedelta:
-    """A time span, which SQLAlchemy stores in SQLite as the date that it leads to from the start of 1970."""
-    if isinstance(stored, timedelta):
-        return stored
-    if not isinstance(stored, str):
-        return timedelta(0)
-    return datetime.fromisoformat(stored) - datetime(1970, 1, 1)
 
 
 # text

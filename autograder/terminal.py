@@ -1,15 +1,17 @@
 """Grading as seen on a terminal: progress while it goes, a line or a report per submission, a summary."""
 
 import contextlib
+import importlib
 import json
 import os
 import sys
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Executor, ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from statistics import mean, median
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
 import click
 from rich.console import Console
@@ -19,14 +21,12 @@ from autograder.classroom import grade_all
 from autograder.course import Course, CourseError
 from autograder.grading import Grader
 from autograder.outputs import plain_text
+from autograder.recording import Marked, Recorder
 from autograder.report import mark_line, submission_report
 from autograder.results import Verdict
 from autograder.safekeeping import in_plain_words, only_grader
 from autograder.submission import misplaced, strange_folders
 from autograder.worker import WorkerFailed
-
-if TYPE_CHECKING:
-    from autograder.recording import Marked
 
 Style = Literal["json", "report", "lines"]
 
@@ -69,8 +69,6 @@ def grade_and_print(
             progress,
         ):
             all_graded = grade_all(grader, students, pool, force=force, ahead=2 * (jobs or side_by_side))
-            from autograder.recording import Recorder  # and with it nbgrader, which takes seconds: grading has begun
-
             recorder = Recorder(grader, dry_run=dry_run, tell=_tell)
             bar = progress.add_task(f"grading {assignment}", total=len(students))
             for graded in all_graded:
@@ -108,16 +106,21 @@ def grade_and_print(
 def _grader(root: Path, course: Course, assignment: str, cluster: str | None) -> Iterator[tuple[Grader, int]]:
     """What grades, on this machine or with a cluster, and how many submissions to give it at once."""
     if cluster is None:
-        with Grader(root, course, assignment) as grader:
+        with Grader(root, course, assignment, meanwhile=_import_nbgrader) as grader:
             yield grader, os.cpu_count() or 1
         return
     from autograder.cluster import connected
 
     with (
-        Grader(root, course, assignment, elsewhere=lambda: workers) as grader,
+        Grader(root, course, assignment, elsewhere=lambda: workers, meanwhile=_import_nbgrader) as grader,
         connected(cluster, grader, _tell) as workers,
     ):
         yield grader, 2 * sum(workers.workers().values())  # the next one is there before the last one is done
+
+
+def _import_nbgrader() -> None:
+    """Import what records, which takes seconds, while the worker starts."""
+    threading.Thread(target=importlib.import_module, args=("autograder.gradebook",), daemon=True).start()
 
 
 @contextlib.contextmanager
@@ -152,7 +155,7 @@ def _progress(*, enabled: bool) -> Progress:
     return Progress(*columns, console=console, transient=True, disable=not (enabled and console.is_terminal))
 
 
-def _print_one(marked: "Marked", style: Style, console: Console) -> None:
+def _print_one(marked: Marked, style: Style, console: Console) -> None:
     if style == "json":
         click.echo(_json(marked))
     elif style == "lines":
@@ -165,7 +168,7 @@ def _print_one(marked: "Marked", style: Style, console: Console) -> None:
             click.echo(f"In the gradebook: {_final(marked)}")
 
 
-def _line(marked: "Marked") -> str:
+def _line(marked: Marked) -> str:
     result = marked.result
     if marked.failure:
         return f"{result.student}: NO MARK: {marked.failure.splitlines()[0]}"
@@ -179,12 +182,12 @@ def _line(marked: "Marked") -> str:
     return mark_line(result) + (f"  ({told})" if told else "")
 
 
-def _final(marked: "Marked") -> str:
+def _final(marked: Marked) -> str:
     penalty = f", late penalty {marked.late_penalty:g}" if marked.late_penalty else ""
     return f"{marked.final:g} of {marked.result.max_score:g}{penalty}"
 
 
-def _json(marked: "Marked") -> str:
+def _json(marked: Marked) -> str:
     """A result and its mark, without cells and without what only instructors may see of checks."""
     hidden = {"cells": True, "tasks": {"__all__": {"checks": {"__all__": {"detail"}}}}}
     data = marked.result.model_dump(mode="json", exclude=hidden)  # type: ignore[arg-type]

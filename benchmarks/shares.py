@@ -1,19 +1,25 @@
 """Where the time goes: what grading a solved notebook of each assignment costs, and how much of it is ours.
 
-    python benchmarks/shares.py [NAME]... [--count 12]
+    python benchmarks/shares.py [NAME]... [--count 12] [--picture FILE]
 
 For each assignment, in CPU seconds of the whole machine per submission: its cells and its checks with nothing around
 them (`plain.py`), grading with everything included, the difference, and what of it recording in the gradebook takes.
-The start of the command does not count (see `bench.py` for it). The last line is the largest overhead.
+The start of the command does not count (see `bench.py` for it). Then a profile of recording, by library. The last line
+is the largest overhead.
 """
 
 import argparse
+import cProfile
 import json
 import os
+import pstats
+import re
 import shutil
 import subprocess
 import sys
 import tempfile
+from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -25,6 +31,7 @@ from measure import slope
 from autograder.authoring import read_script, solved_notebook
 from autograder.course import load_course
 from autograder.release import release
+from autograder.results import load_result, result_path
 
 ROOT = Path(__file__).parents[1]
 TO_RECORD = 40
@@ -45,6 +52,11 @@ class Share:
     def overhead(self) -> float:
         """What is neither the student's code nor the checks."""
         return self.all - self.cells - self.checks
+
+    @property
+    def sandbox(self) -> float:
+        """What of that is not recording: rooms, forks, what crosses, reading and writing files."""
+        return self.overhead - self.recording
 
 
 def copy_of_course(root: Path) -> None:
@@ -90,12 +102,68 @@ def share_of(root: Path, assignment: str, count: int) -> Share:
     return Share(assignment, alone["cells"], alone["checks"], graded.cpu, recorded.cpu, feedback.cpu)
 
 
+def recording_by_library(root: Path, assignment: str) -> dict[str, float]:
+    """The share of recording's computing time that each library takes by itself, largest first.
+
+    What is built into Python counts for the library that called it.
+    """
+    from autograder.gradebook import ready_to_record, record
+
+    course = load_course(root)
+    found = (load_result(result_path(root, assignment, f"student{number:04}")) for number in range(TO_RECORD))
+    results = [result for result in found if result is not None]
+    config = ready_to_record(root, course, assignment)
+    record(root, course, results[0], config)  # compiles the statements
+    profile = cProfile.Profile()
+    for result in results[1:]:
+        profile.runcall(record, root, course, result, config)
+    spent: Counter[str] = Counter()
+    functions: dict[tuple[str, int, str], tuple[int, int, float, float, dict[tuple[str, int, str], tuple[float, ...]]]]
+    functions = pstats.Stats(profile).stats  # type: ignore[attr-defined]
+    for (file, _, _), (_, _, own, _, callers) in functions.items():
+        if file == "~":
+            for (caller, _, _), times in callers.items():
+                spent[_library(caller)] += times[2]
+        else:
+            spent[_library(file)] += own
+    whole = sum(spent.values())
+    return {name: seconds / whole for name, seconds in spent.most_common()}
+
+
+def _library(file: str) -> str:
+    installed = re.search(r"-packages/(\w+)", file)
+    return installed[1] if installed else "autograder" if "/autograder/" in file else "Python's own"
+
+
+def draw(shares: Sequence[Share], path: Path) -> None:
+    """Draw a bar for each assignment, made of what its submissions' computing time goes to."""
+    import matplotlib.pyplot as plt
+
+    figure, axes = plt.subplots(figsize=(9, 0.5 * len(shares) + 1.6), layout="constrained")
+    left = [0.0] * len(shares)
+    for what, color in (
+        ("cells", "#1b6ca8"), ("checks", "#7fb3d5"), ("sandbox and the rest", "#d98e32"), ("recording", "#8e5ea2")
+    ):  # fmt: skip
+        widths = [one.sandbox if what == "sandbox and the rest" else getattr(one, what) for one in shares]
+        axes.barh([one.assignment for one in shares], widths, left=left, label=what, color=color)
+        left = [before + width for before, width in zip(left, widths, strict=True)]
+    axes.invert_yaxis()
+    axes.set_xlabel("CPU seconds for one submission")
+    axes.legend(ncols=4, loc="lower center", bbox_to_anchor=(0.5, 1.0), frameon=False)
+    for side in ("top", "right"):
+        axes.spines[side].set_visible(False)
+    figure.savefig(path, dpi=150)
+
+
 def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("names", nargs="*", metavar="NAME", help="assignments; all of them by default")
     parser.add_argument("--count", type=int, default=12, help="submissions that are graded")
+    parser.add_argument("--picture", type=Path, metavar="FILE", help="draw the table into a .png or .svg file")
     options = parser.parse_args()
+    if options.picture:
+        options.picture = options.picture.absolute()
     os.environ["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
     names = options.names or [assignment.name for assignment in load_course(ROOT).assignments]
     shares = []
@@ -110,6 +178,10 @@ def main() -> None:
             shares.append(share)
             values = [getattr(share, column) for column in columns]
             print(f"{name:24}{''.join(f'{value:11.3f}' for value in values)}", flush=True)
+        by_library = recording_by_library(root, names[-1]).items()
+    print(f"recording {names[-1]}: {', '.join(f'{name} {share:.0%}' for name, share in by_library if share > 0.01)}")
+    if options.picture:
+        draw(shares, options.picture)
     print(f"overhead_cpu_s_max={max(share.overhead for share in shares):.2f} "
           f"recording_cpu_s_max={max(share.recording for share in shares):.3f}")  # fmt: skip
 

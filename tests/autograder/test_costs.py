@@ -28,10 +28,12 @@ HEAVY = {"IPython", "jupytext", "matplotlib", "nbconvert", "nbformat", "nbgrader
          "sqlalchemy", "torch"}  # fmt: skip
 
 
-def imported_by(program: str, *arguments: str) -> set[str]:
+def imported_by(program: str, *arguments: str, folder: Path | None = None) -> set[str]:
     """The packages that a new interpreter has imported after a program."""
     program += "\nimport sys, json\nprint()\nprint(json.dumps(sorted(sys.modules)))"
-    done = subprocess.run([sys.executable, "-c", program, *arguments], capture_output=True, text=True, check=True)
+    done = subprocess.run(
+        [sys.executable, "-c", program, *arguments], cwd=folder, capture_output=True, text=True, check=True
+    )
     return {name.partition(".")[0] for name in json.loads(done.stdout.splitlines()[-1])}
 
 
@@ -119,7 +121,7 @@ def test_a_fork_of_a_warm_process_shares_huge_pages() -> None:
     assert int(done.stdout) > 32 * 2**10, "KiB in huge pages"
 
 
-def test_what_has_not_changed_starts_no_worker_and_records_nothing(
+def test_what_has_not_changed_starts_no_worker_imports_nothing_large_and_records_nothing(
     graded: TinyCourse, environment: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     root = tmp_path / "course"
@@ -127,9 +129,12 @@ def test_what_has_not_changed_starts_no_worker_and_records_nothing(
     done = run(root, environment, "course", "grade", "shapes")
     assert done.returncode == 0, done.stderr
 
+    program = "from autograder.cli import main\nmain(['grade', 'shapes'], standalone_mode=False)"
+    assert imported_by(program, folder=root) & {"nbgrader", "sqlalchemy", "torch"} == set()
+
     def never(*_: object) -> None:
         raise AssertionError("there was nothing to do")
 
     monkeypatch.setattr(Grader, "worker", property(never))
-    monkeypatch.setattr("autograder.recording.record", never)
+    monkeypatch.setattr("autograder.gradebook.record", never)
     grade_and_print(root, load_course(root), "shapes", STUDENTS, "lines")

@@ -10,7 +10,7 @@ from conftest import TinyCourse
 
 from autograder.authoring import read_script, solved_notebook
 from autograder.course import load_course
-from autograder.gradebook import read_marks
+from autograder.recorded import read_marks
 
 SHARED_NETWORK = """
 from autograder.sandbox import bubblewrap

@@ -20,7 +20,7 @@ def result(passed: bool = True) -> SubmissionResult:
 
 
 def mark(score: float, automatic: float | None = None, late_penalty: float = 0.0) -> RecordedMark:
-    return RecordedMark(score, 5.0, late_penalty, score if automatic is None else automatic)
+    return RecordedMark(score, late_penalty, score if automatic is None else automatic)
 
 
 def told(root: Path) -> list[tuple[float | None, float | None, tuple[str, ...]]]:
@@ -64,7 +64,7 @@ def test_what_changed_outside_is_found_once(log: MarksLog, tmp_path: Path) -> No
     assert len(told(tmp_path)) == 3
     log.catch_up({})
     assert told(tmp_path)[-1] == (3.0, None, ("taken out of the gradebook by another program",))
-    log.catch_up({"eve": mark(1.0), "unmarked": RecordedMark(0.0, 5.0, 0.0, None)})
+    log.catch_up({"eve": mark(1.0), "unmarked": RecordedMark(0.0, 0.0, None)})
     assert told(tmp_path)[-1] == (None, 1.0, ("recorded before this log began, or by another program",))
     assert MarksLog(tmp_path, "shapes").latest["ada"].new is None
 

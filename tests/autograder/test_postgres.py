@@ -18,7 +18,7 @@ from test_classroom import ANSWERS, SCORES, hand_in
 
 from autograder.course import Course, CourseError, load_course
 from autograder.postgres import gradebook_url, only_grader_of_all
-from autograder.status import read_recorded
+from autograder.recorded import read_recorded
 
 CLASS = 4
 

@@ -9,12 +9,13 @@ import pytest
 from conftest import TinyCourse
 from examined import WRONG_AREA, WRONG_VOLUME, copy_of, exported, hand_in
 
-from autograder import recording
+from autograder import gradebook
 from autograder.classroom import Graded, grade_all
 from autograder.course import load_course
-from autograder.gradebook import close_grader, read_marks
+from autograder.gradebook import close_grader
 from autograder.grading import Grader
 from autograder.marks_log import MarksLog, read_log
+from autograder.recorded import read_marks
 from autograder.recording import Recorder
 from autograder.results import SubmissionResult, Verdict
 from autograder.status import course_status
@@ -74,7 +75,7 @@ def test_what_is_replaced_while_it_is_recorded_is_recorded_again(
     warm: tuple[TinyCourse, Grader], recorder: Recorder, monkeypatch: pytest.MonkeyPatch, what: str
 ) -> None:
     course, grader = warm
-    student, real = f"during_{what}", recording.record
+    student, real = f"during_{what}", gradebook.record
     hand_in(course, student, FIRST)
     calls = []
 
@@ -85,7 +86,7 @@ def test_what_is_replaced_while_it_is_recorded_is_recorded_again(
         calls.append(mark.automatic)
         return mark
 
-    monkeypatch.setattr(recording, "record", record)
+    monkeypatch.setattr(gradebook, "record", record)
     marked = recorder.record(Graded(grader.grade(student), fresh=True))
     second = SECOND_POINTS if what == "notebook" else FIRST_POINTS
     assert calls == [FIRST_POINTS, second]
@@ -99,14 +100,14 @@ def test_what_never_stays_the_same_has_no_mark_and_is_said(
 ) -> None:
     course, grader = warm
     hand_in(course, "restless", FIRST)
-    real, times = recording.record, iter(range(100))
+    real, times = gradebook.record, iter(range(100))
 
     def record(*arguments: Any) -> Any:
         mark = real(*arguments)
         hand_in(course, "restless", FIRST, f"2027-10-02 12:00:{next(times):02} UTC")
         return mark
 
-    monkeypatch.setattr(recording, "record", record)
+    monkeypatch.setattr(gradebook, "record", record)
     marked = recorder.record(Graded(grader.grade("restless"), fresh=True))
     assert marked.failure == "it was handed in again and again while it was graded"
     assert next(times) == 3
