@@ -18,7 +18,7 @@ from conftest import Beforehand, TinyCourse
 from nbgrader.api import Gradebook
 from nbgrader.utils import parse_utc
 
-from autograder import status
+from autograder import recorded
 from autograder.authoring import read_script, solved_notebook
 from autograder.cli import main
 from autograder.course import CourseError, load_course
@@ -212,7 +212,7 @@ def test_nothing_is_written_and_a_missing_gradebook_stays_missing(graded: TinyCo
 
 
 def test_a_gradebook_that_cannot_be_read_is_said(graded: TinyCourse, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(status, "_BUSY_SECONDS", 0.1)
+    monkeypatch.setattr(recorded, "_BUSY_SECONDS", 0.1)
     with closing(sqlite3.connect(graded.root / "gradebook.db", isolation_level=None)) as other:
         other.execute("BEGIN EXCLUSIVE")
         with pytest.raises(CourseError, match="cannot be read: database is locked"):
