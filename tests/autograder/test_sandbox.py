@@ -632,7 +632,7 @@ def test_the_kernel_ends_a_process_at_the_limit_of_the_submission(sandbox):
     try:
         with pytest.raises(RoomEnded, match="ended by SIG"):
             run_cell(room, "while True: pass", seconds=100)
-        # Towards its limit the kernel counts whole clock ticks, on a busy machine more than what is measured in the end.
+        # Towards the limit the kernel counts whole clock ticks: on a busy machine more than is measured in the end.
         assert room.cpu_seconds >= 0.5
     finally:
         room.close()
