@@ -232,7 +232,6 @@ def _answer(
     from autograder.authoring import build_notebook, read_script, with_answers
     from autograder.autograde import Branching, GraderFailed, Pace, autograde, collected_checks, most_runs, points_of
     from autograder.escapes import demand_walls
-    from autograder.sandbox.forks import make_forks_cheap
 
     torch.set_num_threads(1)
     branching: Branching = "fork" if device == "cpu" else "rerun"
@@ -268,7 +267,6 @@ def _answer(
     limits = course.limits
     seconds = 120 + 2 * int(limits.submission_seconds * limits.wall_factor)
     jobs = _Jobs(assignment, seconds * most_runs(len(points), branching), turn)
-    make_forks_cheap()
     reference = jobs.run_and_wait(REFERENCE, grade_reference)
     if reference.verdict != Verdict.GRADED or reference.score != reference.max_score:
         raise GraderFailed(_why_not_full(reference))

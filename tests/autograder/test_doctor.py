@@ -155,6 +155,7 @@ def test_walls_that_show_and_connect_too_much_are_found_out(
     assert verdict(found).startswith("NOTHING SHOULD BE GRADED HERE")
 
 
+@pytest.mark.long
 def test_rooms_that_are_not_locked_down_are_found_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     edit_room(monkeypatch, {
         "lockdown.py": ("    resource.setrlimit(kind, (value, value))", "    pass"),
@@ -166,6 +167,7 @@ def test_rooms_that_are_not_locked_down_are_found_out(tmp_path: Path, monkeypatc
     }  # fmt: skip
 
 
+@pytest.mark.long
 def test_rooms_that_share_folders_or_are_not_ended_are_found_out(monkeypatch: pytest.MonkeyPatch) -> None:
     edit_room(monkeypatch, {
         "template.py": ("    for folder in (HOME, SHARED_MEMORY, TEMPORARY):", "    for folder in (HOME,):"),

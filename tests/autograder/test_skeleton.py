@@ -21,6 +21,7 @@ def started(tiny_course: TinyCourse, monkeypatch: pytest.MonkeyPatch) -> tuple[T
     return tiny_course, result.output
 
 
+@pytest.mark.long
 def test_it_meets_what_the_audit_asks(started: tuple[TinyCourse, str]) -> None:
     course, _ = started
     assert lint(course.root, load_course(course.root), ["adding"]) == []
