@@ -76,7 +76,8 @@ class Limits(_Settings):
     wall_factor: Annotated[float, Field(ge=1, le=1000)] = 6.0
     """The backstop on the wall clock, as a multiple of each CPU limit: it ends what sleeps instead of computing."""
     memory_bytes: Annotated[int, Field(ge=2 * _GIB, le=1024 * _GIB)] = 4 * _GIB
-    """Address space; importing torch alone needs two GiB of it."""
+    """Address space of each process, and memory of all of them together (there a quarter of a GiB more is let pass);
+    importing torch alone needs two GiB."""
     processes: Annotated[int, Field(ge=8, le=4096)] = 64
     """Processes and threads together."""
     output_bytes: Annotated[int, Field(ge=_KIB, le=64 * _MIB)] = _MIB

@@ -24,6 +24,10 @@ from autograder.sandbox import bubblewrap, folders
 Isolation = Literal["namespaces", "bubblewrap", "none"]
 START_SECONDS = 120.0
 WATCH_SECONDS = 0.1
+WATCH_BYTES = 256 * 2**20
+"""What a room may have beyond its limit before it is ended from outside. A process that fills its memory has the kernel's
+limit first, and with it an exception; seen from outside it has somewhat more by then, such as pages of libraries that
+nothing had used in the template."""
 MIN_WALL_SECONDS = 10.0
 KEEPER_SECONDS = 10.0
 
@@ -453,7 +457,7 @@ class _Watch:
             self.spent_before = usage.cpu_seconds - (now - self.started)
         if usage.cpu_seconds - max(0.0, self.spent_before) > self.cpu_seconds:
             raise LimitExceeded(f"took more than {self.cpu_seconds:g} seconds of computing time")
-        if usage.memory_bytes > self.room.limits.memory_bytes:
+        if usage.memory_bytes > self.room.limits.memory_bytes + WATCH_BYTES:
             raise LimitExceeded(f"used more than {self.room.limits.memory_bytes / 2**30:.1f} GiB of memory")
         if now - self.started > self.wall_seconds:
             raise LimitExceeded(f"did not end within {self.wall_seconds:.0f} seconds", wall=True)
