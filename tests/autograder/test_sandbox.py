@@ -540,7 +540,7 @@ def test_memory_of_all_processes_together_is_limited(room):
     import os, time
     for _ in range(3):
         if os.fork() == 0:
-            block = bytearray(b'x') * (750 * 2**20)
+            block = bytearray(b'x') * (850 * 2**20)
             time.sleep(1000)
     time.sleep(1000)
     """
