@@ -26,8 +26,8 @@ START_SECONDS = 120.0
 WATCH_SECONDS = 0.1
 WATCH_BYTES = 256 * 2**20
 """What a room may have beyond its limit before it is ended from outside. A process that fills its memory meets the
-kernel's limit first, and with it an exception; seen from outside it has somewhat more by then, such as pages of libraries
-that nothing had used in the template."""
+kernel's limit first, and with it an exception; seen from outside it has somewhat more by then, such as pages of
+libraries that nothing had used in the template."""
 MIN_WALL_SECONDS = 10.0
 KEEPER_SECONDS = 10.0
 
