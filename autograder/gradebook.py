@@ -20,11 +20,7 @@ from typing import Any
 from nbconvert.exporters import NotebookExporter
 from nbformat import from_dict
 from nbgrader import utils
-from nbgrader.api import (
-    Gradebook,
-    InvalidEntry,
-    MissingEntry,
-)
+from nbgrader.api import Gradebook, InvalidEntry, MissingEntry
 from nbgrader.converters import Autograde
 from nbgrader.converters.base import NbGraderException
 from nbgrader.coursedir import CourseDirectory
@@ -45,13 +41,7 @@ from autograder.recorded import NoMark, decided_by, read_marks, recorded_noteboo
 from autograder.report import task_report
 from autograder.results import CellResult, SubmissionResult, TaskResult, Verdict, load_result, result_path
 from autograder.safekeeping import back_up, in_plain_words, only_grader
-from autograder.submission import (
-    CHECKS_SUFFIX,
-    read_notebook,
-    read_released,
-    submission_folder,
-    unsafe_files,
-)
+from autograder.submission import CHECKS_SUFFIX, read_notebook, read_released, submission_folder, unsafe_files
 from autograder.timestamp import read_timestamp
 
 

@@ -16,6 +16,7 @@ from autograder.course import GRADEBOOK_FILE, Course, CourseError
 from autograder.marks_log import RecordedMark
 from autograder.postgres import ask, on_postgres
 from autograder.results import SubmissionResult
+from autograder.safekeeping import PATIENCE_SECONDS
 from autograder.submission import CHECKS_SUFFIX, SubmissionFault, submission_folder
 from autograder.timestamp import timestamp_text
 
@@ -57,7 +58,9 @@ _RECORDED = """
 """
 
 
-def read_recorded(root: Path, course: Course, assignment: str, student: str | None = None) -> dict[str, RecordedPoints]:
+def read_recorded(
+    root: Path, course: Course, assignment: str, student: str | None = None, *, patience: float | None = None
+) -> dict[str, RecordedPoints]:
     """What the gradebook holds for an assignment, by student; nothing where there is no gradebook.
 
     Args:
@@ -65,6 +68,7 @@ def read_recorded(root: Path, course: Course, assignment: str, student: str | No
         course: Its settings.
         assignment: Name of the assignment.
         student: Only this one.
+        patience: Seconds that an SQLite gradebook may be locked; by default few.
 
     Raises:
         CourseError: The gradebook cannot be read.
@@ -73,13 +77,13 @@ def read_recorded(root: Path, course: Course, assignment: str, student: str | No
         f"{_RECORDED} AND submitted_assignment.student_id = ?", (assignment, course.id, student)
     )  # fmt: skip
     rows = defaultdict(list)
-    for name, *row in _query(root, course, question, values):
+    for name, *row in _query(root, course, question, values, patience):
         rows[str(name)].append(row)
     return {name: _recorded_points(found) for name, found in rows.items()}
 
 
 def read_marks(root: Path, course: Course, assignment: str, student: str | None = None) -> dict[str, RecordedMark]:
-    """The marks that the gradebook holds for an assignment, by student.
+    """The marks that the gradebook holds for an assignment, by student, for who records: patiently.
 
     Args:
         root: The course folder.
@@ -90,7 +94,7 @@ def read_marks(root: Path, course: Course, assignment: str, student: str | None 
     Raises:
         CourseError: The gradebook cannot be read.
     """
-    found = read_recorded(root, course, assignment, student)
+    found = read_recorded(root, course, assignment, student, patience=PATIENCE_SECONDS)
     return {name: _mark(points) for name, points in found.items()}
 
 
@@ -108,7 +112,9 @@ def read_students(root: Path, course: Course) -> list[str]:
     return [str(student) for (student,) in _query(root, course, "SELECT id FROM student ORDER BY id", ())]
 
 
-def _query(root: Path, course: Course, question: LiteralString, values: tuple[str, ...]) -> list[tuple[object, ...]]:
+def _query(
+    root: Path, course: Course, question: LiteralString, values: tuple[str, ...], patience: float | None = None
+) -> list[tuple[object, ...]]:
     """What a gradebook answers; nothing where there is none."""
     if on_postgres(course):
         return ask(course, question.replace("?", "%s"), values)
@@ -117,18 +123,20 @@ def _query(root: Path, course: Course, question: LiteralString, values: tuple[st
         return []
     try:
         try:
-            return _ask(path, "ro", question, values)
+            return _ask(path, "ro", question, values, patience)
         except sqlite3.OperationalError as error:
             if error.sqlite_errorname != "SQLITE_READONLY_ROLLBACK":
                 raise
-            return _ask(path, "rw", question, values)  # takes back what a killed program has half written
+            return _ask(path, "rw", question, values, patience)  # takes back what a killed program has half written
     except sqlite3.Error as error:
         raise CourseError(f"The gradebook {path} cannot be read: {error}. `course doctor` says more.") from error
 
 
-def _ask(path: Path, mode: str, question: str, values: tuple[str, ...]) -> list[tuple[object, ...]]:
-    address = f"file:{quote(str(path))}?mode={mode}"
-    with contextlib.closing(sqlite3.connect(address, uri=True, timeout=_BUSY_SECONDS)) as database:
+def _ask(
+    path: Path, mode: str, question: str, values: tuple[str, ...], patience: float | None
+) -> list[tuple[object, ...]]:
+    address, timeout = f"file:{quote(str(path))}?mode={mode}", patience or _BUSY_SECONDS
+    with contextlib.closing(sqlite3.connect(address, uri=True, timeout=timeout)) as database:
         if not database.execute("SELECT 1 FROM sqlite_master").fetchone():
             return []  # nbgrader makes the file first and its tables later
         return database.execute(question, values).fetchall()
