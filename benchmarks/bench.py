@@ -117,14 +117,14 @@ def main() -> None:
             Contestant("this package", ours, ours, ["course", "grade", NAME], (few, options.ours)),
             Contestant("stock nbgrader", stock, ours, ["nbgrader", "autograde", NAME], (2, options.stock)),
         )
+        print("Memory, which also reads in from the disk what both need:", file=sys.stderr)
+        for contestant in contestants:
+            contestant.memory = contestant.grade(contestant.sizes[0], memory=True).memory
         for number in range(options.runs):
             print(f"Run {number + 1} of {options.runs}:", file=sys.stderr)
             for contestant in contestants:
                 contestant.take_turns()
         in_students_code = student_seconds(ours)
-        print("Memory:", file=sys.stderr)
-        for contestant in contestants:
-            contestant.memory = contestant.grade(contestant.sizes[0], memory=True).memory
         tell(contestants[0].found(), contestants[1].found(), in_students_code, options.runs)
 
 
