@@ -38,8 +38,10 @@ def rebuild(notebook: dict[str, Any], released: dict[str, Any]) -> NotebookNode:
 
 def _code_cell(source: str, cell_id: str, metadata: dict[str, Any]) -> dict[str, Any]:
     """Unlike nbformat's own, not validated by itself: the notebook will be, as a whole."""
-    kept = {"id": cell_id, "cell_type": "code", "metadata": metadata, "source": source}
-    return {**kept, "execution_count": None, "outputs": []}
+    return {
+        "id": cell_id, "cell_type": "code", "metadata": metadata, "source": source, "execution_count": None,
+        "outputs": [],
+    }  # fmt: skip
 
 
 def _cells(
