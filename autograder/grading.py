@@ -114,7 +114,8 @@ class Grader:
         if stored is not None:
             return stored
         try:
-            result = self._grades().grade(self._read(student))
+            submission = self._read(student)  # before a worker is started, which what cannot be read does not need
+            result = self._grades().grade(submission)
         except SubmissionFault as fault:
             result = refused(self.assignment, student, self.points, str(fault))
         if not self._closed:  # a run that was interrupted leaves what it had not finished as it was

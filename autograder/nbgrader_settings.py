@@ -18,19 +18,20 @@ from autograder.authoring import STUB
 from autograder.course import Course, CourseError, LatePolicy, load_course
 from autograder.postgres import gradebook_url
 
-SANITIZE_STEPS = ["nbgrader.preprocessors.OverwriteCells"]
-"""What nbgrader does with a submission first. Its other steps correct what a student's file says of itself, such as
-identifiers, kernel and metadata: here that comes from the release, not from the file (see `autograder.rebuilt`)."""
+SANITIZE_STEPS = ["nbgrader.preprocessors.DeduplicateIds"]
+"""What nbgrader does with a submission first. Its steps correct what a student's file says of itself, such as
+identifiers, kernel, metadata and cells that must not change: here all of that comes from the release, not from the file
+(see `autograder.rebuilt`). One stays, as nbconvert fails where there is none."""
 
 AUTOGRADE_STEPS = [
     "autograder.gradebook.RunChecks",  # where nbgrader has Execute, which trusts the student's process
     "nbgrader.preprocessors.IgnorePattern",
     "nbconvert.preprocessors.ClearMetadataPreprocessor",
     "nbgrader.preprocessors.LimitOutput",
-    "nbgrader.preprocessors.SaveAutoGrades",
+    "autograder.saving.SaveMarks",
     "autograder.nbgrader_settings.CourseLatePenalties",
 ]
-"""What nbgrader does then: its own steps, two of them replaced, but for another look at the metadata."""
+"""What nbgrader does then: its own steps, three of them replaced, but for another look at the metadata."""
 
 FEEDBACK_STEPS = [
     "nbgrader.preprocessors.GetGrades",
@@ -81,7 +82,6 @@ def configure(config: Config, root: Path, course: Course | None = None) -> None:
     for step in ("source", "release", "submitted", "autograded", "feedback"):
         folder[f"{step}_directory"] = step
     config.ClearSolutions.code_stub = STUB
-    config.OverwriteCells.add_missing_cells = True  # a student who deletes a checks cell is graded all the same
     config.Autograde.sanitize_preprocessors = list(SANITIZE_STEPS)
     config.Autograde.autograde_preprocessors = list(AUTOGRADE_STEPS)
     config.Autograde.exporter_class = "autograder.gradebook.SubmissionExporter"

@@ -96,9 +96,9 @@ def test_the_settings_hold_for_nbgraders_own_objects(tiny_course, monkeypatch):
     assert shutil.which("alembic")
 
 
-def test_autograding_takes_nbgraders_own_steps_two_of_them_replaced():
+def test_autograding_takes_nbgraders_own_steps_three_of_them_replaced():
     own = [step.__name__ for step in Autograde(coursedir=None).autograde_preprocessors]
-    replaced = {"Execute": "RunChecks", "AssignLatePenalties": "CourseLatePenalties"}
+    replaced = {"Execute": "RunChecks", "SaveAutoGrades": "SaveMarks", "AssignLatePenalties": "CourseLatePenalties"}
     assert own.pop() == "CheckCellMetadata"  # what comes from the release was checked when it was released
     assert [step.rpartition(".")[2] for step in AUTOGRADE_STEPS] == [replaced.get(name, name) for name in own]
 
