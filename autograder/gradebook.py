@@ -17,6 +17,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+import nbformat
 from nbconvert.exporters import NotebookExporter
 from nbformat import from_dict
 from nbgrader import utils
@@ -116,7 +117,22 @@ class SubmissionExporter(NotebookExporter):  # type: ignore[misc]
         self._recording_begins(root, about["assignment"], about["student"])
         notebook = read_notebook(root, about["assignment"], about["student"])
         rebuilt = rebuild(notebook, read_released(root, about["assignment"]))
-        return self.from_notebook_node(rebuilt, resources=resources, **options)  # type: ignore[no-any-return]
+        return self.from_notebook_node(rebuilt, resources=resources, **options)
+
+    def from_notebook_node(self, nb: Any, resources: Any = None, **_: Any) -> tuple[str, Any]:
+        """Run nbgrader's steps and write what comes out. nbconvert would copy the notebook and validate it once more.
+
+        Raises:
+            nbformat.ValidationError: The steps have made something else than a notebook of it.
+        """
+        resources = self._init_resources(resources)
+        for step in self._preprocessors:
+            nb, resources = step(nb, resources)
+        invalid: dict[str, Exception] = {}
+        text = nbformat.writes(nb, capture_validation_error=invalid)
+        if invalid:
+            raise invalid["ValidationError"]
+        return f"{text}\n", resources
 
 
 class RunChecks(NbGraderPreprocessor):  # type: ignore[misc]

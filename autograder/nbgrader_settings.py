@@ -18,10 +18,10 @@ from autograder.authoring import STUB
 from autograder.course import Course, CourseError, LatePolicy, load_course
 from autograder.postgres import gradebook_url
 
-SANITIZE_STEPS = ["nbgrader.preprocessors.DeduplicateIds"]
+SANITIZE_STEPS: list[str] = []
 """What nbgrader does with a submission first. Its steps correct what a student's file says of itself, such as
 identifiers, kernel, metadata and cells that must not change: here all of that comes from the release, not from the file
-(see `autograder.rebuilt`). One stays, as nbconvert fails where there is none."""
+(see `autograder.rebuilt`)."""
 
 AUTOGRADE_STEPS = [
     "autograder.gradebook.RunChecks",  # where nbgrader has Execute, which trusts the student's process
@@ -85,8 +85,7 @@ def configure(config: Config, root: Path, course: Course | None = None) -> None:
     config.Autograde.sanitize_preprocessors = list(SANITIZE_STEPS)
     config.Autograde.autograde_preprocessors = list(AUTOGRADE_STEPS)
     config.Autograde.exporter_class = "autograder.gradebook.SubmissionExporter"
-    config.SubmissionExporter.optimistic_validation = True  # after the last step, not after each
-    config.FeedbackPage.optimistic_validation = True
+    config.FeedbackPage.optimistic_validation = True  # after the last step, not after each
     config.CourseLatePenalties.root = str(root)
     config.GenerateFeedback.preprocessors = list(FEEDBACK_STEPS)
     config.GenerateFeedback.exporter_class = "autograder.feedback_page.FeedbackPage"

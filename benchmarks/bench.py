@@ -5,11 +5,16 @@
 Each of the two grades a small and a larger class; the slope between them is what one more submission costs, the rest
 is what every run costs. Everything counts: sandbox, checks, the executed notebook, recording in the gradebook. Medians
 over the runs; progress goes to stderr, the table to stdout, and the last line holds the ratios.
+
+Where otter-grader is installed, `otter run` grades three of the submissions too, with the one command for each that it
+is made for.
 """
 
 import argparse
+import json
 import os
 import platform
+import shutil
 import sys
 import tempfile
 from dataclasses import dataclass
@@ -19,12 +24,21 @@ from statistics import mean, median
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from light import NAME, hand_in, keep_empty_gradebook, start_over, write_our_course, write_stock_course
+from light import (
+    NAME,
+    hand_in,
+    keep_empty_gradebook,
+    start_over,
+    write_otter_autograder,
+    write_our_course,
+    write_stock_course,
+)
 from measure import Cost, run
 
 from autograder.results import load_result
 
 CLASS = 30
+BY_OTTER = 3
 
 
 @dataclass(frozen=True)
@@ -91,6 +105,22 @@ class Contestant:
         return Found(wall, cpu, self.memory)
 
 
+def otter_run(folder: Path, ours: Path) -> Cost | None:
+    """What `otter run` takes for a submission, the median of some; None where it is not installed."""
+    if not shutil.which("otter"):
+        return None
+    print("Otter:", file=sys.stderr)
+    write_otter_autograder(folder / "autograder.zip", ours)
+    hand_in(folder, ours, BY_OTTER)
+    costs = []
+    for notebook in sorted(folder.glob(f"submitted/*/{NAME}/{NAME}.ipynb")):
+        costs.append(run(["otter", "run", str(notebook), "--autograder", "autograder.zip"], folder))
+        marks = [test["score"] for test in json.loads((folder / "results.json").read_text())["tests"]]
+        assert sum(marks) == 2, f"Otter gave {marks}"
+        print(f"  one submission in {costs[-1].wall:.1f} s, {costs[-1].cpu:.1f} CPU s", file=sys.stderr)
+    return Cost(median(one.wall for one in costs), median(one.cpu for one in costs))
+
+
 def student_seconds(root: Path) -> float:
     """CPU seconds of student code, on average, as the results of the last run say."""
     results = [load_result(path) for path in (root / "results" / NAME).glob("*.json")]
@@ -125,10 +155,11 @@ def main() -> None:
             for contestant in contestants:
                 contestant.take_turns()
         in_students_code = student_seconds(ours)
-        tell(contestants[0].found(), contestants[1].found(), in_students_code, options.runs)
+        otter = otter_run(Path(folder), ours)
+        tell(contestants[0].found(), contestants[1].found(), otter, in_students_code, options.runs)
 
 
-def tell(ours: Found, stock: Found, in_students_code: float, runs: int) -> None:
+def tell(ours: Found, stock: Found, otter: Cost | None, in_students_code: float, runs: int) -> None:
     """Print the table and the ratios."""
     print(f"Python {platform.python_version()}, {os.cpu_count()} cores, {runs} runs, medians; nbgrader "
           f"{version('nbgrader')}, torch {version('torch')}")  # fmt: skip
@@ -144,6 +175,12 @@ def tell(ours: Found, stock: Found, in_students_code: float, runs: int) -> None:
     for what, mine, theirs in rows:
         print(f"{what:32}{mine:14.3f}{theirs:16.3f}{theirs / mine if mine > 0 else float('nan'):8.1f}")
     print(f"CPU s in student code, per submission: {in_students_code:.3f}")
+    if otter:
+        wall, cpu = otter.wall / ours.wall.each, otter.cpu / ours.cpu.each
+        print(f"otter run {version('otter-grader')}, without a gradebook: {otter.wall:.2f} wall s for a submission "
+              f"({wall:.1f} times ours), {otter.cpu:.2f} CPU s ({cpu:.1f} times ours)")  # fmt: skip
+    else:
+        print("otter run: otter-grader is not installed")
     print(
         f"throughput_ratio={stock.wall.each / ours.wall.each:.1f} cpu_ratio={stock.cpu.each / ours.cpu.each:.1f} "
         f"class30_ratio={stock.wall.at(CLASS) / ours.wall.at(CLASS):.1f} "

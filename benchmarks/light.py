@@ -1,8 +1,9 @@
-"""One light assignment twice: for this package with hidden checks outside, for stock nbgrader with them inside."""
+"""One light assignment for each grader: this package has its checks outside, nbgrader and Otter run them inside."""
 
 import json
 import shutil
 import subprocess
+import zipfile
 from pathlib import Path
 
 from autograder.authoring import read_script, solved_notebook
@@ -104,7 +105,7 @@ assert torch.allclose(kl(q, p), torch.tensor(0.25 * math.log(0.5) + 0.75 * math.
 assert torch.allclose(kl(torch.tensor([1.0, 0.0]), torch.tensor([0.5, 0.5])), torch.tensor(math.log(2)))
 """,
 }
-"""The checks as nbgrader has them: code in the notebook."""
+"""The checks as nbgrader and Otter have them: code that runs in the student's process."""
 
 
 def write_our_course(root: Path) -> None:
@@ -135,6 +136,19 @@ def write_stock_course(root: Path, ours: Path) -> None:
     (root / "nbgrader_config.py").write_text("c = get_config()\nc.CourseDirectory.course_id = 'light'\n")
     command = ["nbgrader", "generate_assignment", NAME]
     subprocess.run(command, cwd=root, check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+
+
+def write_otter_autograder(path: Path, ours: Path) -> None:
+    """Write what `otter run` grades with: the same checks in its own form, and the helper."""
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("otter_config.json", json.dumps({"print_summary": False}))
+        archive.write(ours / "release" / NAME / "expect.py", "files/expect.py")
+        for task, code in HIDDEN_TESTS.items():
+            lines = "".join(f">>> {line}\n" for line in f"import torch\n{code}".splitlines())
+            case = {"code": lines, "hidden": True, "locked": False}
+            suite = {"cases": [case], "scored": True, "setup": "", "teardown": "", "type": "doctest"}
+            test = {"name": task, "points": 1, "suites": [suite]}
+            archive.writestr(f"tests/{task}.py", f"OK_FORMAT = True\n\ntest = {test!r}\n")
 
 
 def hand_in(root: Path, ours: Path, count: int) -> None:

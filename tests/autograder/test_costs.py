@@ -13,12 +13,15 @@ import pytest
 from commands import run
 from conftest import Beforehand, TinyCourse
 from nbconvert.exporters import Exporter
+from nbconvert.preprocessors import Preprocessor
+from nbformat import ValidationError, from_dict
+from nbformat.v4 import new_notebook
 from sqlalchemy import event
 
 from autograder.authoring import read_script, solved_notebook
 from autograder.course import load_course
 from autograder.database import shared_engine
-from autograder.gradebook import ready_to_record, record
+from autograder.gradebook import SubmissionExporter, ready_to_record, record
 from autograder.grading import Grader
 from autograder.results import load_result, result_path
 from autograder.terminal import grade_and_print
@@ -91,10 +94,10 @@ def test_another_submission_compiles_no_statement_and_asks_no_more(graded: TinyC
     assert 10 < counts[0] == counts[1] == counts[2] <= 35
 
 
-def test_a_recorded_notebook_is_validated_twice(
+def test_a_recorded_notebook_is_validated_when_it_is_made_written_or_read(
     graded: TinyCourse, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Once before and once after it was graded, not after each of nbgrader's steps."""
+    """Made, written and read before, written again after it was graded; not after each of nbgrader's steps."""
     root = tmp_path / "course"
     shutil.copytree(graded.root, root)
     course = load_course(root)
@@ -102,10 +105,23 @@ def test_a_recorded_notebook_is_validated_twice(
     result = load_result(result_path(root, "shapes", "ada"))
     assert result is not None
     validated: list[object] = []
+    monkeypatch.setattr("nbformat.validate", lambda *seen, **_: validated.append(seen))
     monkeypatch.setattr(Exporter, "_validate_preprocessor", lambda *seen: validated.append(seen))
     monkeypatch.setattr("jsonschema.validate", lambda *seen: validated.append(seen))  # of a cell's own metadata
     record(root, course, result, config)
-    assert len(validated) == 2
+    assert len(validated) == 4
+
+
+def test_what_is_no_notebook_is_not_written() -> None:
+    class Spoil(Preprocessor):  # type: ignore[misc]
+        def preprocess(self, nb: Any, resources: Any) -> tuple[Any, Any]:
+            nb.cells.append(from_dict({"cell_type": "raw", "source": 7}))
+            return nb, resources
+
+    exporter = SubmissionExporter()
+    exporter.register_preprocessor(Spoil, enabled=True)
+    with pytest.raises(ValidationError):
+        exporter.from_notebook_node(new_notebook())
 
 
 def test_a_fork_of_a_warm_process_shares_huge_pages() -> None:
