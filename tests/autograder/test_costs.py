@@ -115,7 +115,7 @@ def test_a_recorded_notebook_is_validated_when_it_is_made_written_or_read(
 def test_what_is_no_notebook_is_not_written() -> None:
     class Spoil(Preprocessor):  # type: ignore[misc]
         def preprocess(self, nb: Any, resources: Any) -> tuple[Any, Any]:
-            nb.cells.append(from_dict({"cell_type": "raw", "source": 7}))
+            nb.cells.append(from_dict({"cell_type": "raw", "metadata": {}, "source": 7}))
             return nb, resources
 
     exporter = SubmissionExporter()
