@@ -39,7 +39,8 @@ Branching = Literal["fork", "rerun"]
 again in a new room. A process that has used a GPU cannot be forked."""
 GPU_BROKEN = "an error on the GPU left your code unable to go on"
 LOOK_SECONDS = 0.05
-"""How old what is known of a submission's computing time may be between checks: asking takes as long as a small one."""
+"""How old what is known of a submission's computing time may be between cells and between checks: asking takes as long
+as a small one."""
 REFERENCE_FACTOR = 20.0
 """A limit is at least this many times what the reference took on this machine."""
 
@@ -200,7 +201,7 @@ class _Run:
             return _stopped(cell, self.exhausted)
         limit = max(self.limits.cell_seconds, REFERENCE_FACTOR * self.pace.cells.get(cell.cell_id, 0.0))
         output_bytes = max(1, min(self.limits.output_bytes, MAX_OUTPUT_BYTES - self.output_bytes))
-        before = room.cpu_seconds
+        before = self._cpu_seen()
         source = cell.source.encode("utf-8", "surrogatepass")  # as bytes, which may be longer than text
         reply = self._ask(room, limit, op="cell", source=source, cell_id=cell.cell_id, output_bytes=output_bytes)
         value = reply.get("value")
@@ -217,7 +218,7 @@ class _Run:
             cell_id=cell.cell_id,
             outputs=cleaned,
             error=plain_text(kind)[:100] if kind else "",
-            cpu_seconds=round(room.usage().cpu_seconds - before, 3),
+            cpu_seconds=round(self._cpu_lately() - before, 3),
         )
 
     def _run_imports(self, room: Room, cell: Cell) -> None:
@@ -332,8 +333,8 @@ class _Run:
         if not outcome.passed and not ending and not self._usable(branch):
             ending.append(RoomEnded(GPU_BROKEN))
         printed = "" if ending or outcome.passed else self._printed(branch)
-        spent = (self._cpu() if time.monotonic() - self.looked > LOOK_SECONDS else self._cpu_seen()) - before
-        return self._result(check, outcome, ending, printed, max(0.0, spent)), next(iter(ending), None)
+        spent = max(0.0, self._cpu_lately() - before)
+        return self._result(check, outcome, ending, printed, spent), next(iter(ending), None)
 
     def _usable(self, room: Room) -> bool:
         """Whether code in a room can still compute on its GPU: after some errors no call in their process works."""
@@ -404,6 +405,10 @@ class _Run:
     def _cpu_seen(self) -> float:
         """The same, as it was when the room was last asked, which costs a question to another process."""
         return self.spent + (self.room.cpu_seconds if self.room is not None else 0.0)
+
+    def _cpu_lately(self) -> float:
+        """The same, asked for where what is known is older than `LOOK_SECONDS`."""
+        return self._cpu() if time.monotonic() - self.looked > LOOK_SECONDS else self._cpu_seen()
 
     @property
     def exhausted(self) -> str:

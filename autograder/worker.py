@@ -239,6 +239,7 @@ def _answer(
     from autograder.escapes import demand_walls
     from autograder.sandbox.forks import make_forks_cheap
 
+    gc.freeze()  # no child needs to look at, and so to copy, what was imported
     gc.enable()
     torch.set_num_threads(1)
     branching: Branching = "fork" if device == "cpu" else "rerun"

@@ -6,18 +6,23 @@ descriptors 1 and 2 goes to a file and is added when the cell ends.
 This file enters the sandbox: it imports nothing else of ours but `server`'s naming of cells.
 """
 
+import ast
+import contextlib
 import gc
 import inspect
 import io
 import json
 import os
+import re
 import sys
 import tempfile
+import warnings
 from typing import Any
 
 from IPython.core.compilerop import CachingCompiler
 from IPython.core.displayhook import DisplayHook
 from IPython.core.displaypub import DisplayPublisher
+from IPython.core.inputtransformer2 import TransformerManager
 from IPython.core.interactiveshell import InteractiveShell
 from traitlets.config import Config
 
@@ -164,6 +169,21 @@ class _Compiler(CachingCompiler):
         return name
 
 
+_PASTED_PROMPT = re.compile(r"\s*In \[\d+\]:")  # which is Python too: an annotation
+
+
+class _Transformer(TransformerManager):
+    """Leaves what is Python as it stands: IPython looks at each token for magics, for longer than most cells run."""
+
+    def transform_cell(self, cell: str) -> str:
+        if not _PASTED_PROMPT.match(cell):
+            with contextlib.suppress(Exception), warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # it will be compiled, and warned of, once more
+                ast.parse(cell)
+                return cell if cell.endswith("\n") else f"{cell}\n"
+        return super().transform_cell(cell)  # type: ignore[no-any-return]
+
+
 class _Shell(InteractiveShell):
     def _showtraceback(self, etype: Any, evalue: Any, stb: list[str]) -> None:
         RECORDER.show({
@@ -189,6 +209,7 @@ class Cells:
         self.shell: Any = _Shell.instance(
             config=config, displayhook_class=_Hook, display_pub_class=_Publisher, compiler_class=_Compiler
         )
+        self.shell.input_transformer_manager = _Transformer()
         self.namespace: dict[str, Any] = self.shell.user_ns
         self.files: list[Any] = []
         from matplotlib_inline import backend_inline

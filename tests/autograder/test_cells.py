@@ -241,3 +241,20 @@ def test_what_a_cell_that_failed_has_made_is_let_go(room):
     for number, text in enumerate((textwrap.dedent(source), "fill()")):  # of cells with names of their own, IPython
         ask(room, op="cell", source=text.encode(), cell_id=f"cell-{number}", output_bytes=1000)  # shows the source
     assert result_of(room, "result = [one() is None for one in kept]") == [True]
+
+
+def test_magics_and_pasted_prompts_are_understood(room):
+    assert shown(run_cell(room, "where = %pwd\nisinstance(where, str)")[0]) == [("execute_result", "True")]
+    assert shown(run_cell(room, "In [1]: x = 3\n   ...: x")[0]) == [("execute_result", "3")]
+    assert shown(run_cell(room, "%%capture\nprint('not shown')")[0]) == []
+
+
+def test_only_what_is_not_python_is_looked_at_token_by_token(monkeypatch):
+    from autograder.remote.cells import _Transformer
+
+    looked = []
+    monkeypatch.setattr(_Transformer, "do_token_transforms", lambda _, lines: looked.append(lines) or lines)
+    assert _Transformer().transform_cell("x = 1") == "x = 1\n"
+    assert looked == []
+    _Transformer().transform_cell("x = %pwd")
+    assert len(looked) == 1
