@@ -40,6 +40,7 @@ from pygments.formatters import HtmlFormatter
 from pygments.lexers import get_lexer_by_name
 
 import autograder
+from autograder.gradebook_rows import Rows
 from autograder.outputs import clean_outputs
 from autograder.results import CheckResult, SubmissionResult, TaskResult, Verdict, load_result, result_path
 from autograder.submission import CHECKS_SUFFIX
@@ -240,7 +241,8 @@ def _markdown_alone(source: str) -> str:
 
 def _markdown(source: str, attachments: Any) -> str:
     renderer = _Renderer(escape=False, attachments=attachments, exclude_anchor_links=True)
-    return str(MarkdownWithMath(renderer=renderer).render(source))
+    html = str(MarkdownWithMath(renderer=renderer).render(source))
+    return _written.clean(html) if len(html) <= MAX_RENDERED else _as_typed(source)
 
 
 @functools.lru_cache(maxsize=256)
@@ -418,8 +420,7 @@ def markdown2html(context: Any, source: str) -> str:
         return _as_typed(source)
     attachments = context.get("cell", {}).get("attachments", {})
     render = functools.partial(_markdown, attachments=attachments) if attachments else _markdown_alone
-    html = _patience(context).render(render, source)
-    return _written.clean(html) if len(html) <= MAX_RENDERED else _as_typed(source)
+    return _patience(context).render(render, source)
 
 
 class FeedbackPage(HTMLExporter):  # type: ignore[misc]
@@ -552,10 +553,10 @@ def stamp(root: Path, result: SubmissionResult, gradebook: Gradebook) -> str:
 
 
 def _marks_and_comments(gradebook: Gradebook, result: SubmissionResult) -> list[Any]:
-    notebook = gradebook.find_submission_notebook(result.assignment, result.assignment, result.student)
-    grades = [[grade.name, grade.score, grade.max_score] for grade in notebook.grades]
-    comments = [[comment.name, comment.comment] for comment in notebook.comments]
-    return [sorted(grades), sorted(comments, key=str), notebook.late_submission_penalty]
+    rows = Rows(gradebook, result.assignment, result.assignment, result.student)
+    grades = [[name, grade.score, grade.max_score] for name, grade in rows.grades.items()]
+    comments = [[name, comment.comment] for name, comment in rows.comments.items()]
+    return [sorted(grades), sorted(comments, key=str), rows.notebook.late_submission_penalty]
 
 
 @functools.cache

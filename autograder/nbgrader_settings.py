@@ -28,13 +28,13 @@ AUTOGRADE_STEPS = [
     "nbgrader.preprocessors.IgnorePattern",
     "nbconvert.preprocessors.ClearMetadataPreprocessor",
     "nbgrader.preprocessors.LimitOutput",
-    "autograder.saving.SaveMarks",
+    "autograder.gradebook_rows.SaveMarks",
     "autograder.nbgrader_settings.CourseLatePenalties",
 ]
 """What nbgrader does then: its own steps, three of them replaced, but for another look at the metadata."""
 
 FEEDBACK_STEPS = [
-    "nbgrader.preprocessors.GetGrades",
+    "autograder.gradebook_rows.ShowMarks",
     "autograder.feedback_page.PutReports",  # nbgrader's other step only fetches styles, which our page brings along
 ]
 """What nbgrader does with a recorded submission to make feedback of it."""

@@ -1,4 +1,4 @@
-"""What our step saves in the gradebook is what nbgrader's own would, in a few questions and one commit."""
+"""What our steps save and show is what nbgrader's own would, in a few questions and one commit."""
 
 import json
 import shutil
@@ -9,12 +9,12 @@ import pytest
 from conftest import TinyCourse
 from nbformat.v4 import new_output
 from nbgrader.api import Gradebook, MissingEntry
-from nbgrader.preprocessors import SaveAutoGrades
+from nbgrader.preprocessors import GetGrades, SaveAutoGrades
 from sqlalchemy import event
 
 from autograder.database import quiet_queries, shared_engine
+from autograder.gradebook_rows import SaveMarks, ShowMarks
 from autograder.rebuilt import rebuild
-from autograder.saving import SaveMarks
 from autograder.submission import read_released
 
 EARNED = {"area_checks": 1.25, "volume_checks": 3.0}
@@ -93,3 +93,15 @@ def test_a_cell_that_the_gradebook_does_not_know_is_named_and_nothing_is_saved(m
     with pytest.raises(MissingEntry, match="no cell weight_checks: run `course release`"):
         SaveMarks().preprocess(notebook, about(marked))
     assert saved(marked) == before
+
+
+def test_it_shows_what_nbgraders_own_step_shows(marked: Path) -> None:
+    SaveMarks().preprocess(graded_notebook(marked), about(marked))
+    with Gradebook(address(marked), "tiny") as gradebook:
+        gradebook.find_submission_notebook("shapes", "shapes", "ada").late_submission_penalty = 0.5
+        gradebook.db.commit()
+    theirs = GetGrades().preprocess(graded_notebook(marked), about(marked))
+    assert ShowMarks().preprocess(graded_notebook(marked), about(marked)) == theirs
+    shown = {cell.metadata.nbgrader.grade_id: cell.metadata.nbgrader for cell in theirs[0].cells if cell.metadata}
+    assert (shown["volume_checks"]["score"], shown["volume"]["comment"]) == (2.5, "Nearly.")
+    assert (theirs[1]["nbgrader"]["score"], theirs[1]["nbgrader"]["max_score"]) == (1.25 + 2.5 - 0.5, 5)
