@@ -439,6 +439,12 @@ class FeedbackPage(HTMLExporter):  # type: ignore[misc]
         yield "highlight_code", highlight_code
         yield "markdown2html", markdown2html
 
+    def _preprocess(self, nb: Any, resources: Any) -> tuple[Any, Any]:
+        """nbgrader's steps, on the copy of the notebook that nbconvert has made; it would make another here."""
+        for step in self._preprocessors:
+            nb, resources = step(nb, resources)
+        return nb, resources
+
     def from_notebook_node(self, nb: Any, resources: Any = None, **kwargs: Any) -> tuple[str, Any]:
         """The page of a notebook that went through `PutReports`."""
         self.register_filter("filter_data_type", DataTypeFilter(parent=self))

@@ -85,7 +85,6 @@ def configure(config: Config, root: Path, course: Course | None = None) -> None:
     config.Autograde.sanitize_preprocessors = list(SANITIZE_STEPS)
     config.Autograde.autograde_preprocessors = list(AUTOGRADE_STEPS)
     config.Autograde.exporter_class = "autograder.gradebook.SubmissionExporter"
-    config.FeedbackPage.optimistic_validation = True  # after the last step, not after each
     config.CourseLatePenalties.root = str(root)
     config.GenerateFeedback.preprocessors = list(FEEDBACK_STEPS)
     config.GenerateFeedback.exporter_class = "autograder.feedback_page.FeedbackPage"
