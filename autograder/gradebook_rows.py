@@ -25,7 +25,7 @@ class Rows:
         self.notebook: SubmittedNotebook = gradebook.find_submission_notebook(notebook, assignment, student)
         self.grades: dict[str, Grade] = self._by_cell(gradebook, Grade, undefer(Grade.max_score))
         self.comments: dict[str, Comment] = self._by_cell(gradebook, Comment)
-        self.db = SimpleNamespace(commit=lambda: None)
+        self.db = SimpleNamespace(commit=lambda: None)  # nbgrader's step commits after each cell
 
     def _by_cell(self, gradebook: Gradebook, kind: Any, *options: Any) -> dict[str, Any]:
         rows = gradebook.db.query(BaseCell.name, kind).join(kind.cell).filter(kind.notebook_id == self.notebook.id)

@@ -39,7 +39,7 @@ def main() -> None:
     for folder in settings["packages"]:
         if folder not in sys.path:
             sys.path.append(folder)
-    gc.disable()  # imports make no garbage, and looking for it time and again takes a tenth as long as they do
+    gc.disable()  # imports make no garbage, and looking for it again and again takes a tenth of their time
     try:
         cells = warm_up(settings["preload"], settings["imports"])
         forks.make_forks_cheap()
