@@ -115,7 +115,7 @@ def otter_run(folder: Path, ours: Path) -> Cost | None:
     costs = []
     for notebook in sorted(folder.glob(f"submitted/*/{NAME}/{NAME}.ipynb")):
         costs.append(run(["otter", "run", str(notebook), "--autograder", "autograder.zip"], folder))
-        marks = [test["score"] for test in json.loads((folder / "results.json").read_text())["tests"]]
+        marks = [test.get("score", 0) for test in json.loads((folder / "results.json").read_text())["tests"]]
         assert sum(marks) == 2, f"Otter gave {marks}"
         print(f"  one submission in {costs[-1].wall:.1f} s, {costs[-1].cpu:.1f} CPU s", file=sys.stderr)
     return Cost(median(one.wall for one in costs), median(one.cpu for one in costs))

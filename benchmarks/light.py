@@ -99,6 +99,7 @@ assert torch.allclose(entropy(torch.full((8,), 0.125)), torch.tensor(math.log(8)
 assert torch.allclose(entropy(torch.full((3, 2), 0.5)), torch.full((3,), math.log(2)))
 """,
     "kl": """\
+import math
 p, q = torch.tensor([0.5, 0.5]), torch.tensor([0.25, 0.75])
 assert torch.allclose(kl(p, q), torch.tensor(0.5 * math.log(4 / 3)))
 assert torch.allclose(kl(q, p), torch.tensor(0.25 * math.log(0.5) + 0.75 * math.log(1.5)))
