@@ -4,7 +4,7 @@
 
 makes the assignment that the attacks are handed in to as instructors do in nbgrader, with the hidden tests in the
 notebook, and runs `nbgrader autograde` with nothing configured, one submission at a time: of all attacks, which takes
-some ten minutes, or of those named. Only run it on a machine that may be harmed: nothing stops the attacks here.
+some twenty minutes, or of those named. Only run it on a machine that may be harmed: nothing stops the attacks here.
 """
 
 import contextlib
