@@ -33,6 +33,9 @@ class Recorder(Student):
         """This student, for who wants to be told how to connect to one."""
         return self
 
+    def _begin(self, seed: int) -> None:
+        self._request("begin", seed=seed)
+
     def _request(self, operation: str, **fields: Any) -> Any:
         self.questions.append((operation, _copy(fields, self, None)))
         return super()._request(operation, **fields)

@@ -49,20 +49,24 @@ def versions() -> dict[str, str]:
     return found
 
 
-def deciders(course: Course, submission: Submission, assignment: dict[str, str], device: str) -> dict[str, str]:
+def deciders(submission: Submission, of_all: dict[str, str]) -> dict[str, str]:
     """What decides a result, part by part, each as a hash or as the value itself.
 
     Args:
-        course: Its limits, sandbox and seed.
         submission: The canonical submission.
-        assignment: What `assignment_digests` gives.
-        device: The device that it runs on.
+        of_all: What `deciders_of_all` gives.
     """
-    return {"submission": submission.digest(), **deciders_of_all(course, assignment, device)}
+    return {"submission": submission.digest(), **of_all}
 
 
 def deciders_of_all(course: Course, assignment: dict[str, str], device: str) -> dict[str, str]:
-    """What decides the results of all submissions: everything but the submission itself."""
+    """What decides the results of all submissions: everything but the submission itself.
+
+    Args:
+        course: Its limits, sandbox and seed.
+        assignment: What `assignment_digests` gives.
+        device: The device that they run on.
+    """
     return {
         **assignment,
         "limits": _digest(course.limits.model_dump()),

@@ -1,5 +1,6 @@
 """Which result stands for a submission: the stored one while nothing that decided it has changed, else a new one."""
 
+import functools
 import threading
 from collections.abc import Callable
 from concurrent.futures import CancelledError
@@ -7,13 +8,13 @@ from pathlib import Path
 from typing import Protocol
 
 from autograder.course import Course, CourseError, NoSuchName
-from autograder.fingerprint import assignment_digests, deciders, fingerprint
+from autograder.fingerprint import assignment_digests, deciders, deciders_of_all, fingerprint
 from autograder.results import SubmissionResult, Verdict, load_result, result_path, save_result
 from autograder.submission import (
+    Release,
     Submission,
     SubmissionFault,
     is_student_id,
-    read_released,
     read_submission,
     task_points,
 )
@@ -70,7 +71,8 @@ class Grader:
         released = root / "release" / assignment / f"{assignment}.ipynb"
         if not released.is_file():
             raise CourseError(f"{assignment} has not been released: run `course release {assignment}` first.")
-        self.points = task_points(read_released(root, assignment))
+        self.release = Release.read(root, assignment)
+        self.points = task_points(self.release.notebook)
         self.device = device_of(course)
         self.digests = assignment_digests(root, assignment)
         self._elsewhere, self._meanwhile = elsewhere, meanwhile
@@ -131,21 +133,26 @@ class Grader:
     def standing(self, student: str) -> SubmissionResult | None:
         """The stored result, if it is what grading the submission would find now."""
         stored = load_result(result_path(self.root, self.assignment, check_student_id(student)))
+        if stored is None:
+            return None
         try:
-            submission = self._read(student)
+            return stored if self.stands(stored, self._read(student)) else None
         except SubmissionFault:
             return None
-        return stored if stored is not None and self.stands(stored, submission) else None
 
     def _read(self, student: str) -> Submission:
-        return read_submission(self.root, self.assignment, student, self.course.limits.files_bytes)
+        return read_submission(self.root, self.assignment, student, self.course.limits.files_bytes, self.release)
 
     def stands(self, result: SubmissionResult, submission: Submission) -> bool:
         """Whether a stored result is what grading the submission would find now."""
         return result.verdict != Verdict.GRADER_FAULT and result.fingerprint == fingerprint(self._deciders(submission))
 
     def _deciders(self, submission: Submission) -> dict[str, str]:
-        return deciders(self.course, submission, self.digests, self.device)
+        return deciders(submission, self._of_all)
+
+    @functools.cached_property
+    def _of_all(self) -> dict[str, str]:
+        return deciders_of_all(self.course, self.digests, self.device)
 
     def would_find(self, result: SubmissionResult) -> bool:
         """Whether grading the student's submission now would find this result, a refusal included."""

@@ -106,7 +106,7 @@ def student(request: pytest.FixtureRequest) -> Iterator[Student]:
     seed = seed_of(request.node, request.config.getoption("--checks-seed"))
     seed_torch(seed)
     # Another seed over there: noise that student code draws must not equal what the check has drawn.
-    student._request("begin", seed=(seed * 2_654_435_761 + 1) % 2**31)
+    student._begin((seed * 2_654_435_761 + 1) % 2**31)
     yield student
 
 

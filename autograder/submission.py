@@ -97,28 +97,43 @@ def submission_folder(root: Path, assignment: str, student: str) -> Path:
     return root / "submitted" / student / assignment
 
 
-def read_submission(root: Path, assignment: str, student: str, files_bytes: int) -> Submission:
+@dataclass(frozen=True)
+class Release:
+    """What students were given: the notebook, parsed, and the files beside it (name -> content)."""
+
+    notebook: dict[str, Any]
+    files: dict[str, bytes]
+
+    @staticmethod
+    def read(root: Path, assignment: str) -> "Release":
+        """The release of an assignment.
+
+        Raises:
+            FileNotFoundError: It was not released.
+        """
+        return Release(read_released(root, assignment), released_files(root, assignment))
+
+
+def read_submission(root: Path, assignment: str, student: str, files_bytes: int, release: Release) -> Submission:
     """Read a student's submission of an assignment.
 
     Args:
         root: The course folder.
-        assignment: Name of the assignment; its release must exist.
+        assignment: Name of the assignment.
         student: The student's identifier, a folder in `submitted/`.
         files_bytes: What the files beside the notebook may hold together.
+        release: What was released of the assignment.
 
     Raises:
         SubmissionFault: It cannot be graded, and why.
-        FileNotFoundError: The assignment was not released.
     """
     notebook = read_notebook(root, assignment, student)
     files, left_out = _read_files(submission_folder(root, assignment, student), assignment, files_bytes)
-    released = read_released(root, assignment)
-    ours = released_files(root, assignment)
-    modules = {Path(name).stem for name in ours if name.endswith(".py")}
+    modules = {Path(name).stem for name in release.files if name.endswith(".py")}
     hiding = [name for name in files if _module_before_source(name) in modules]
     left_out += tuple(plain_text(f"{name} hides a file of the assignment") for name in hiding)
-    files = {name: content for name, content in files.items() if name not in hiding} | ours
-    return Submission(assignment, student, canonical_cells(notebook, released), files, _few(left_out))
+    files = {name: content for name, content in files.items() if name not in hiding} | release.files
+    return Submission(assignment, student, canonical_cells(notebook, release.notebook), files, _few(left_out))
 
 
 def _few(reasons: tuple[str, ...]) -> tuple[str, ...]:

@@ -27,17 +27,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from autograder.course import Course, load_course
-from autograder.fingerprint import assignment_digests, deciders, versions
+from autograder.fingerprint import assignment_digests, deciders, deciders_of_all, versions
 from autograder.gpu import demand_gpu, memory_in_use, slot, turn_on
 from autograder.judging import limit_memory
 from autograder.results import SubmissionResult, TaskResult, Verdict
-from autograder.submission import (
-    Submission,
-    canonical_cells,
-    imported_modules,
-    read_released,
-    released_files,
-)
+from autograder.submission import Release, Submission, canonical_cells, imported_modules
 
 if TYPE_CHECKING:
     from autograder.sandbox.room import Sandbox
@@ -214,7 +208,8 @@ def _serve(control: socket.socket, course: Course, root: Path, assignment: str, 
     device = device_of(course)
     gpu = demand_gpu() if device == "cuda" else None
     preload = course.assignment(assignment).preload
-    imports = imported_modules(read_released(root, assignment))
+    release = Release.read(root, assignment)
+    imports = imported_modules(release.notebook)
     with Sandbox(
         course.sandbox, course.limits, root, nested=nested, preload=preload, imports=imports, gpu=gpu
     ) as sandbox:
@@ -222,14 +217,14 @@ def _serve(control: socket.socket, course: Course, root: Path, assignment: str, 
         from autograder.replay import with_checks
 
         with_checks(
-            root, assignment, lambda items: _answer(control, sandbox, course, root, assignment, items, device),
+            root, assignment, lambda items: _answer(control, sandbox, course, root, assignment, release, items, device),
             seed=course.seed, device=device,
         )  # fmt: skip
 
 
 def _answer(
-    control: socket.socket, sandbox: "Sandbox", course: Course, root: Path, assignment: str, items: list[Any],
-    device: str,
+    control: socket.socket, sandbox: "Sandbox", course: Course, root: Path, assignment: str, release: Release,
+    items: list[Any], device: str,
 ) -> None:  # fmt: skip
     """Grade the reference, then whatever the grader asks for, with the collected items."""
     import torch
@@ -239,14 +234,14 @@ def _answer(
     from autograder.escapes import demand_walls
     from autograder.sandbox.forks import make_forks_cheap
 
+    str(torch.ones(1))  # what torch imports to show a tensor would else be imported in each child
     gc.freeze()  # no child needs to look at, and so to copy, what was imported
     gc.enable()
     torch.set_num_threads(1)
     branching: Branching = "fork" if device == "cpu" else "rerun"
-    released = read_released(root, assignment)
-    points = points_of(course.assignment(assignment), released)
+    points = points_of(course.assignment(assignment), release.notebook)
     checks = collected_checks(items, points)
-    digests = assignment_digests(root, assignment)
+    of_all = deciders_of_all(course, assignment_digests(root, assignment), device)
     turn: Turn = contextlib.nullcontext
     if sandbox.gpu:
         control.send(json.dumps({"waiting": True}).encode())
@@ -260,14 +255,14 @@ def _answer(
     def grade(submission: Submission, pace: Pace) -> SubmissionResult:
         return autograde(
             submission, checks, sandbox, course.limits, points, device=device, branching=branching,
-            seed=course.seed, decided_by=deciders(course, submission, digests, device), pace=pace,
+            seed=course.seed, decided_by=deciders(submission, of_all), pace=pace,
         )  # fmt: skip
 
     def grade_reference() -> SubmissionResult:
         script = read_script(root / "solutions" / f"{assignment}.py")
         solved = json.loads(json.dumps(with_answers(build_notebook(script), script)))
-        cells = canonical_cells(solved, released)
-        return grade(Submission(assignment, REFERENCE, cells, released_files(root, assignment)), Pace())
+        cells = canonical_cells(solved, release.notebook)
+        return grade(Submission(assignment, REFERENCE, cells, release.files), Pace())
 
     def grade_what_comes(reply: socket.socket) -> SubmissionResult:
         return grade(Submission.from_json(_read_to_end(reply)), pace)

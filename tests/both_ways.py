@@ -19,7 +19,7 @@ from autograder.plugin import Check
 from autograder.replay import with_checks
 from autograder.results import SubmissionResult
 from autograder.sandbox.room import Sandbox
-from autograder.submission import Submission, canonical_cells, imported_modules, read_released, released_files
+from autograder.submission import Release, Submission, canonical_cells, imported_modules
 from autograder.variants import load_variants
 from autograder.worker import CHECKS_ENVIRONMENT
 
@@ -71,17 +71,17 @@ def main() -> None:
     """Grade what standard input holds."""
     root, assignment = Path(sys.argv[1]), sys.argv[2]
     course, answers = load_course(root), json.load(sys.stdin)
-    script, released = read_script(root / "solutions" / f"{assignment}.py"), read_released(root, assignment)
+    script, release = read_script(root / "solutions" / f"{assignment}.py"), Release.read(root, assignment)
     preload = course.assignment(assignment).preload
 
     def grade(items: list[Any], sandbox: Sandbox) -> None:
-        points = points_of(course.assignment(assignment), released)
+        points = points_of(course.assignment(assignment), release.notebook)
         checks = collected_checks(items, points)
         found = {}
         for name, overrides in answers.items():
             notebook = json.loads(json.dumps(solved_notebook(script, overrides)))
-            cells = canonical_cells(notebook, released)
-            submission = Submission(assignment, name, cells, released_files(root, assignment))
+            cells = canonical_cells(notebook, release.notebook)
+            submission = Submission(assignment, name, cells, release.files)
             found[name] = []
             asked = touched(checks, overrides) if "--touched" in sys.argv and overrides else checks
             worth = {task: points[task] for task in points if task in {check.task.name for check in asked}}
@@ -92,7 +92,9 @@ def main() -> None:
                 found[name].append(result.model_dump(mode="json"))
         print(f"\n{FOUND}{json.dumps(found)}", flush=True)
 
-    with Sandbox(course.sandbox, course.limits, root, preload=preload, imports=imported_modules(released)) as sandbox:
+    with Sandbox(
+        course.sandbox, course.limits, root, preload=preload, imports=imported_modules(release.notebook)
+    ) as sandbox:
         with_checks(root, assignment, lambda items: grade(items, sandbox))
     os._exit(0)
 

@@ -140,6 +140,7 @@ class Student:
     def __init__(self, ask: Ask) -> None:
         """Talk through `ask`, which takes a request frame and returns the reply frame."""
         self._ask = ask
+        self._seed: int | None = None
 
     def __getattr__(self, name: str) -> Remote:
         if name.startswith("__"):
@@ -150,9 +151,19 @@ class Student:
         """Run a probe beside the student's code: `probe(ns, *args, **kwargs)`, `ns` holding the student's names."""
         return self._request("run", probe=probe, args=list(args), kwargs=kwargs)
 
+    def _begin(self, seed: int) -> None:
+        """Let the next request find global state put back and random numbers seeded.
+
+        It travels with that request: a question of its own would wait for another process to wake up.
+        """
+        self._seed = seed
+
     def _request(self, operation: str, **fields: Any) -> Any:
-        encoder = _Encoder(self)
-        reply = self._ask(wire.pack({"op": operation, **fields}, encoder))
+        frame = wire.pack({"op": operation, **fields}, _Encoder(self))
+        if self._seed is not None:
+            frame = wire.pack({"op": "begin", "seed": self._seed, "then": frame})
+            self._seed = None
+        reply = self._ask(frame)
         try:
             message = wire.unpack(reply, functools.partial(_Decoder, self))
         except wire.WireError as error:

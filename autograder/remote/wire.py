@@ -15,7 +15,7 @@ import json
 import math
 import re
 import struct
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -72,68 +72,108 @@ class Encoder:
         """
         if depth > MAX_DEPTH:
             raise WireError(f"nested deeper than {MAX_DEPTH} levels")
-        if value is None or isinstance(value, bool):
-            return value
-        if isinstance(value, str):
-            return str.__str__(value)
-        if isinstance(value, int):
-            return int.__int__(value)
-        if isinstance(value, np.generic):
-            return self._array(np.asarray(value), "scalar", depth)
-        if isinstance(value, float):
-            number = float.__float__(value)
-            return number if math.isfinite(number) else {"t": "float", "v": repr(number)}
-        if isinstance(value, complex):
-            return {"t": "complex", "v": [self.encode(value.real), self.encode(value.imag)]}
-        if isinstance(value, bytes):
-            self.append(bytes(value))
-            return {"t": "bytes", "n": len(value)}
-        if isinstance(value, torch.Size):
-            return {"t": "size", "v": [int(n) for n in value]}
-        if isinstance(value, tuple):
-            return {"t": "tuple", "v": [self.encode(item, depth + 1) for item in value]}
-        if isinstance(value, list):
-            return [self.encode(item, depth + 1) for item in value]
-        if isinstance(value, dict):
-            return {
-                "t": "dict",
-                "v": [[self.encode(key, depth + 1), self.encode(item, depth + 1)] for key, item in value.items()],
-            }
-        if isinstance(value, torch.Tensor):
-            return self._tensor(value, depth)
-        if isinstance(value, np.ndarray):
-            return self._array(value, "ndarray", depth)
-        if isinstance(value, torch.dtype) and value in DTYPE_NAMES:
-            return {"t": "dtype", "v": DTYPE_NAMES[value]}
-        if isinstance(value, torch.device) and DEVICES.fullmatch(str(value)):
-            return {"t": "device", "v": self.device_name(value)}
-        return self.other(value, depth)
+        encode = self._ENCODERS.get(type(value)) or _first_that_fits(value, self._ENCODERS)
+        return encode(self, value, depth) if encode else self.other(value, depth)
+
+    def _itself(self, value: Any, depth: int) -> JsonValue:
+        return value
+
+    def _text(self, value: str, depth: int) -> JsonValue:
+        return str.__str__(value)
+
+    def _integer(self, value: int, depth: int) -> JsonValue:
+        return int.__int__(value)
+
+    def _scalar(self, value: Any, depth: int) -> JsonValue:
+        return self._numbers(np.asarray(value), "scalar", depth)
+
+    def _float(self, value: float, depth: int) -> JsonValue:
+        number = float.__float__(value)
+        return number if math.isfinite(number) else {"t": "float", "v": repr(number)}
+
+    def _complex(self, value: complex, depth: int) -> JsonValue:
+        return {"t": "complex", "v": [self.encode(value.real), self.encode(value.imag)]}
+
+    def _bytes(self, value: bytes, depth: int) -> JsonValue:
+        self.append(bytes(value))
+        return {"t": "bytes", "n": len(value)}
+
+    def _size(self, value: torch.Size, depth: int) -> JsonValue:
+        return {"t": "size", "v": [int(n) for n in value]}
+
+    def _tuple(self, value: tuple[Any, ...], depth: int) -> JsonValue:
+        return {"t": "tuple", "v": self._list(value, depth)}
+
+    def _list(self, value: Sequence[Any], depth: int) -> list[JsonValue]:
+        return [self.encode(item, depth + 1) for item in value]
+
+    def _dict(self, value: dict[Any, Any], depth: int) -> JsonValue:
+        pairs = [[self.encode(key, depth + 1), self.encode(item, depth + 1)] for key, item in value.items()]
+        return {"t": "dict", "v": pairs}
 
     def _tensor(self, value: torch.Tensor, depth: int) -> JsonValue:
-        plain_kind = value.layout is torch.strided and value.dtype in DTYPE_NAMES
-        if not plain_kind or value.dim() > MAX_DIMENSIONS or not DEVICES.fullmatch(str(value.device)):
+        dtype, device = DTYPE_NAMES.get(value.dtype), value.device
+        if dtype is None or value.layout is not torch.strided or value.dim() > MAX_DIMENSIONS or not may_cross(device):
             return self.other(value, depth)
         # Views of one storage, conjugated, negated and non-contiguous tensors are right answers too.
-        plain = value.detach().cpu().resolve_conj().resolve_neg().contiguous().clone()
-        # An empty tensor, such as numpy makes it, may have strides of zero, which `view` refuses.
-        self.append(plain.reshape(-1).view(torch.uint8).numpy().tobytes() if plain.numel() else b"")
+        plain = value.detach()
+        if device.type != "cpu":
+            plain = plain.cpu()
+        plain = plain.resolve_conj().resolve_neg()
+        if plain.dtype is torch.bfloat16:  # which NumPy does not have
+            plain = plain.view(torch.int16)
+        self.append(plain.numpy().tobytes())
         return {
-            "t": "tensor",
-            "dtype": DTYPE_NAMES[value.dtype],
-            "shape": list(value.shape),
-            "device": self.device_name(device_of(value)),
-        }
+            "t": "tensor", "dtype": dtype, "shape": list(value.shape), "device": self.device_name(device_of(value)),
+        }  # fmt: skip
+
+    def _array(self, value: Any, depth: int) -> JsonValue:
+        return self._numbers(value, "ndarray", depth)
+
+    def _numbers(self, value: Any, tag: str, depth: int) -> JsonValue:
+        if value.dtype.name not in NUMPY_DTYPES or value.ndim > MAX_DIMENSIONS:
+            return self.other(value, depth)
+        self.append(np.asarray(value, dtype=value.dtype.newbyteorder("=")).tobytes())
+        return {"t": tag, "dtype": value.dtype.name, "shape": list(value.shape)}
+
+    def _dtype(self, value: torch.dtype, depth: int) -> JsonValue:
+        return {"t": "dtype", "v": DTYPE_NAMES[value]} if value in DTYPE_NAMES else self.other(value, depth)
+
+    def _device(self, value: torch.device, depth: int) -> JsonValue:
+        return {"t": "device", "v": self.device_name(value)} if may_cross(value) else self.other(value, depth)
 
     def device_name(self, device: torch.device) -> str:
         """What a device is called on the other side."""
         return str(device)
 
-    def _array(self, value: Any, tag: str, depth: int) -> JsonValue:
-        if value.dtype.name not in NUMPY_DTYPES or value.ndim > MAX_DIMENSIONS:
-            return self.other(value, depth)
-        plain = np.ascontiguousarray(value, dtype=value.dtype.newbyteorder("="))
-        self.append(plain.tobytes())
-        return {"t": tag, "dtype": value.dtype.name, "shape": list(value.shape)}
+    # What fits first is taken: a boolean is an integer too, NumPy's numbers extend Python's, a size is a tuple.
+    _ENCODERS: dict[type, Callable[..., JsonValue]] = {
+        type(None): _itself,
+        bool: _itself,
+        str: _text,
+        int: _integer,
+        np.generic: _scalar,
+        float: _float,
+        complex: _complex,
+        bytes: _bytes,
+        torch.Size: _size,
+        tuple: _tuple,
+        list: _list,
+        dict: _dict,
+        torch.Tensor: _tensor,
+        np.ndarray: _array,
+        torch.dtype: _dtype,
+        torch.device: _device,
+    }
+
+
+def _first_that_fits(value: Any, by_type: dict[type, Callable[..., JsonValue]]) -> Callable[..., JsonValue] | None:
+    return next((encode for kind, encode in by_type.items() if isinstance(value, kind)), None)
+
+
+def may_cross(device: torch.device) -> bool:
+    """Whether a tensor may cross that is on this device."""
+    return device.type == "cpu" or DEVICES.fullmatch(str(device)) is not None
 
 
 class Decoder:
@@ -291,7 +331,7 @@ def pack(message: Any, encoder: Encoder | None = None) -> bytes:
     """
     encoder = encoder or Encoder()
     try:
-        text = json.dumps(encoder.encode(message), allow_nan=False, ensure_ascii=False, separators=(",", ":"))
+        text = _WRITER.encode(encoder.encode(message))
     except ValueError as error:  # an integer of more digits than Python writes
         raise error if isinstance(error, WireError) else WireError(str(error)) from None
     data = text.encode("utf-8", "backslashreplace")
@@ -316,9 +356,7 @@ def unpack(frame: bytes | bytearray, decoder: type[Decoder] | Callable[[memoryvi
         raise WireError("the JSON part is larger than it may be")
     view = memoryview(frame)[JSON_LENGTH.size :]
     try:
-        node = json.loads(
-            bytes(view[:length]), parse_constant=_no_constant, parse_float=_finite, object_pairs_hook=_unique
-        )
+        node = _READER.decode(str(view[:length], "utf-8"))
     except (ValueError, RecursionError) as error:
         raise WireError(f"not strict JSON: {error}") from None
     reader = decoder(view[length:])
@@ -344,3 +382,8 @@ def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     if len(result) != len(pairs):
         raise WireError("an object with a key twice")
     return result
+
+
+# Made once: `json.dumps` and `json.loads` would make them anew for each message.
+_WRITER = json.JSONEncoder(allow_nan=False, ensure_ascii=False, separators=(",", ":"))
+_READER = json.JSONDecoder(parse_constant=_no_constant, parse_float=_finite, object_pairs_hook=_unique)

@@ -7,9 +7,9 @@ This file enters the sandbox: it imports nothing else of ours. The constants are
 import ctypes
 import errno
 import os
-import platform
 import resource
 import struct
+from pathlib import Path
 
 _libc = ctypes.CDLL(None, use_errno=True)
 
@@ -108,8 +108,7 @@ def limit_resources(
         open_files: Open descriptors.
     """
     if memory_bytes is not None:
-        with open("/proc/self/statm", encoding="ascii") as file:  # noqa: PTH123
-            mapped = int(file.read().split()[0]) * resource.getpagesize()
+        mapped = int(Path("/proc/self/statm").read_bytes().split()[0]) * resource.getpagesize()
         _set_limit(resource.RLIMIT_AS, mapped + memory_bytes)
     for kind, value in (
         (resource.RLIMIT_NPROC, processes),
@@ -127,8 +126,7 @@ def limit_data(memory_bytes: int) -> None:
 
     It is what limits memory where the address space cannot be: CUDA reserves hundreds of GiB, but not to write to.
     """
-    with open("/proc/self/status", encoding="ascii", errors="replace") as file:  # noqa: PTH123
-        mapped = int(file.read().split("VmData:")[1].split()[0]) * 1024
+    mapped = int(Path("/proc/self/status").read_bytes().split(b"VmData:")[1].split()[0]) * 1024
     _set_limit(resource.RLIMIT_DATA, mapped + memory_bytes)
 
 
@@ -216,7 +214,7 @@ def filter_system_calls(*, all_threads: bool = False) -> None:
     Args:
         all_threads: Filter those of the process's other threads too. Else it must have none.
     """
-    machine = platform.machine()
+    machine = os.uname().machine
     if machine not in _ARCHITECTURES:
         raise LockdownError(errno.ENOSYS, f"no system call filter for {machine}")
     code = _program(machine)

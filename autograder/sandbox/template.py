@@ -23,6 +23,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from autograder.sandbox import cuda, forks, lockdown
+
 HOME, SHARED_MEMORY, TEMPORARY = "/home/student", "/dev/shm", "/tmp"
 TICK = os.sysconf("SC_CLK_TCK")
 PAGE = os.sysconf("SC_PAGE_SIZE")
@@ -31,8 +33,6 @@ PAGE = os.sysconf("SC_PAGE_SIZE")
 def main() -> None:
     """Warm up, then serve requests until the grader closes its end of the control socket."""
     control = socket.socket(fileno=int(sys.argv[1]))
-    from autograder.sandbox import cuda, forks
-
     settings: dict[str, Any] = json.loads(control.recv(2**16))
     if settings["packages"]:  # for the interpreters that student code starts; this one has read its environment already
         os.environ["PYTHONPATH"] = os.pathsep.join(settings["packages"])
@@ -97,13 +97,14 @@ def warm_up(preload: list[str], imports: list[str]) -> Any:
     torch.distributions.Normal(0.0, 1.0).sample()  # type: ignore[no-untyped-call]
     importlib.import_module("numpy.random")
     cells.shell.display_formatter.format(torch.ones(1))
+    # Likewise what IPython imports with the first cell, and with the first that is kept in its history.
+    cells.shell.run_cell("None")
+    cells.shell.logger  # noqa: B018 - made when it is first asked for
     return cells
 
 
 def hide_memory() -> None:
     """Close this process's memory, and its keeper's, to a submission that shares their process namespace."""
-    from autograder.sandbox import lockdown
-
     lockdown.show_memory(False)
 
 
@@ -129,8 +130,6 @@ def keep(request: dict[str, Any], channel: int, lifeline_descriptor: int, cells:
 
 def enter_namespaces(request: dict[str, Any]) -> None:
     """New user, mount, pid, ipc and network namespaces with folders of this submission's own."""
-    from autograder.sandbox import lockdown
-
     user, group = os.getuid(), os.getgid()
     # A network of its own too: abstract sockets and 127.0.0.1 would join the rooms of one template.
     lockdown.unshare(
@@ -170,8 +169,6 @@ def run_submission(request: dict[str, Any], channel_descriptor: int, lifeline: s
 
 def lock_down(request: dict[str, Any], cells: Any) -> "StartedGpu | None":
     """Enter the working folder and give up what a submission must not have; start the GPU, if it has one."""
-    from autograder.sandbox import lockdown
-
     with contextlib.suppress(OSError):
         os.setsid()
     if request["isolation"] == "namespaces":
@@ -208,8 +205,6 @@ class StartedGpu:
 
 def start_gpu(memory_bytes: int) -> StartedGpu:
     """Start CUDA while no limit stands in its way; student code may take so much of the GPU's memory."""
-    from autograder.sandbox import cuda, lockdown
-
     lockdown.show_memory(True)  # else the driver may not name its threads, and gives up
     _, before = usage_of([os.getpid()])
     device = cuda.start(memory_bytes)

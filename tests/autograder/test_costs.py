@@ -10,20 +10,24 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from commands import run
 from conftest import Beforehand, TinyCourse
 from nbconvert.exporters import Exporter
 from nbconvert.preprocessors import Preprocessor
 from nbformat import ValidationError, from_dict
 from nbformat.v4 import new_notebook
+from rooms import SECONDS, run_cell
 from sqlalchemy import event
 
 from autograder.authoring import read_script, solved_notebook
+from autograder.checks import Student, probe
 from autograder.course import load_course
 from autograder.database import shared_engine
 from autograder.gradebook import SubmissionExporter, ready_to_record, record
 from autograder.grading import Grader
 from autograder.results import load_result, result_path
+from autograder.sandbox.room import Room
 from autograder.terminal import grade_and_print
 
 STUDENTS = ("ada", "bob", "cleo")
@@ -135,6 +139,37 @@ def test_a_fork_of_a_warm_process_shares_huge_pages() -> None:
     if release < (6, 1) or not Path("/sys/kernel/mm/transparent_hugepage").is_dir():
         pytest.skip("this kernel does not make huge pages of others")
     assert int(done.stdout) > 32 * 2**10, "KiB in huge pages"
+
+
+@probe
+def modules(ns):
+    return sorted(torch.sys.modules)
+
+
+def test_the_first_cell_of_a_submission_imports_nothing(room: Room) -> None:
+    """What IPython imports with it was imported once, in the template."""
+    student = Student(lambda frame: room.ask(frame, SECONDS))
+    before = student.run(modules)
+    run_cell(room, "1 + 1")
+    assert student.run(modules) == before
+
+
+def test_a_submission_s_checks_import_nothing_of_ours_or_torch(released: TinyCourse, tmp_path: Path) -> None:
+    """Each submission's checks run in a fork of the worker: what only they import, they would import each time."""
+    found = tmp_path / "imported"
+    released.edit(
+        released.checks,
+        "        assert_close(student.area(torch.tensor([1.7])), torch.tensor([2.89]))\n",
+        "        import sys, pathlib\n        before = set(sys.modules)\n"
+        "        assert_close(student.area(torch.tensor([1.7])), torch.tensor([2.89]))\n"
+        f"        pathlib.Path({str(found)!r}).write_text(' '.join(set(sys.modules) - before))\n",
+    )
+    folder = released.root / "submitted" / "ada" / "shapes"
+    folder.mkdir(parents=True)
+    (folder / "shapes.ipynb").write_text(json.dumps(solved_notebook(read_script(released.script))))
+    with Grader(released.root, load_course(released.root), "shapes") as grader:
+        assert grader.grade("ada").score == 5.0
+    assert found.read_text() == ""
 
 
 def test_what_has_not_changed_starts_no_worker_imports_nothing_large_and_records_nothing(

@@ -599,7 +599,7 @@ def test_it_works_in_a_real_room_and_in_its_forks(room, elsewhere):
     for _ in range(2):
         branch = room.fork()
         student = Student(lambda frame, branch=branch: branch.ask(frame, SECONDS))
-        student._request("begin", seed=1)
+        student._begin(1)
         assert_close(student.good(X), X[:, 0])
         result = student.good(X.to(elsewhere))
         assert_device(result, elsewhere)

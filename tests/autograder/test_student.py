@@ -22,6 +22,7 @@ from autograder.checks import (
 )
 from autograder.remote import wire
 from autograder.remote.client import Student, loopback
+from autograder.remote.server import Server
 
 EXPECTED = 0.25
 
@@ -342,19 +343,50 @@ def global_state_restored():
 @pytest.mark.filterwarnings("ignore:careful")
 def test_begin_undoes_what_student_code_did_to_global_state():
     student = student_of(MESS)
-    student._request("begin", seed=3)
+    student._begin(3)
     first = student.state()
     assert first[:4] == [torch.float32, torch.device("cpu"), True, "warn"]
     student.mess()
     with pytest.raises(StudentError, match="careful"):
         student.warn()
-    student._request("begin", seed=3)
+    student._begin(3)
     again = student.state()
     assert again[:4] == first[:4] and torch.equal(again[4], first[4]) and again[5:] == first[5:]
     with pytest.warns(UserWarning, match="careful"):
         assert student.warn() == "went on"
-    student._request("begin", seed=4)
+    student._begin(4)
     assert not torch.equal(student.state()[4], first[4])
+
+
+def test_the_beginning_of_a_check_travels_with_its_first_question():
+    server, asked = Server({"draw": lambda: torch.rand(3)}), []
+
+    def ask(frame):
+        asked.append(frame)
+        return server.answer(frame)
+
+    student = Student(ask)
+    drawn = []
+    for seed in (1, 1, 2):
+        student._begin(seed)
+        drawn.append(student.draw())
+        student.draw()
+    assert len(asked) == 6
+    assert torch.equal(drawn[0], drawn[1]) and not torch.equal(drawn[0], drawn[2])
+
+
+@probe
+def kind_of_default(ns, x=torch.zeros(1)):  # noqa: B008
+    return x.dtype
+
+
+def test_what_a_question_is_made_of_is_made_after_the_beginning():
+    student = student_of("import torch\ntorch.set_default_dtype(torch.float64)")
+    try:
+        student._begin(1)
+        assert student.run(kind_of_default) is torch.float32
+    finally:
+        torch.set_default_dtype(torch.float32)
 
 
 # what checks demand

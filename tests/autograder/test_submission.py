@@ -11,6 +11,7 @@ from autograder.submission import (
     MAX_FILES,
     MAX_NOTEBOOK_BYTES,
     Cell,
+    Release,
     Submission,
     SubmissionFault,
     canonical_cells,
@@ -40,7 +41,7 @@ class Handed:
         self.notebook.write_text(json.dumps(notebook))
 
     def read(self) -> Submission:
-        return read_submission(self.root, "shapes", "ada", FILES_BYTES)
+        return read_submission(self.root, "shapes", "ada", FILES_BYTES, Release.read(self.root, "shapes"))
 
     def changed(self) -> dict:
         """A copy of the released notebook to change."""
@@ -170,7 +171,7 @@ def test_an_odd_cell_spoils_nothing_else(handed, odd):
 def test_nothing_handed_in_is_told(handed):
     for student in ("nobody", "../ada", ""):
         with pytest.raises(SubmissionFault, match=r"nothing was handed in|no notebook"):
-            read_submission(handed.root, "shapes", student, FILES_BYTES)
+            read_submission(handed.root, "shapes", student, FILES_BYTES, Release.read(handed.root, "shapes"))
     handed.notebook.rename(handed.folder / "Shapes (1).ipynb")
     with pytest.raises(SubmissionFault, match=r"there is no notebook shapes\.ipynb"):
         handed.read()
