@@ -170,6 +170,6 @@ def keep_empty_gradebook(root: Path) -> None:
 
 def start_over(root: Path) -> None:
     """Leave nothing of earlier grading in a course."""
-    for left in ("results", "autograded", "backups"):
+    for left in ("results", "autograded", "feedback", "backups"):
         shutil.rmtree(root / left, ignore_errors=True)
     shutil.copy(root / "empty.db", root / "gradebook.db")
