@@ -41,6 +41,7 @@ DTYPE_NAMES = {dtype: name for name, dtype in DTYPES.items()}
 NUMPY_DTYPES = frozenset(DTYPES) - {"bfloat16"}
 DEVICES = re.compile(r"cpu|(cuda|lazy)(:[0-9])?", re.ASCII)
 """Names of the devices that may cross; `lazy` is the stand-in for a GPU (see `standin`)."""
+_CPU = torch.device("cpu")
 
 JsonValue = Any
 
@@ -117,7 +118,7 @@ class Encoder:
             return self.other(value, depth)
         # Views of one storage, conjugated, negated and non-contiguous tensors are right answers too.
         plain = value.detach()
-        if device.type != "cpu":
+        if device != _CPU:
             plain = plain.cpu()
         plain = plain.resolve_conj().resolve_neg()
         if plain.dtype is torch.bfloat16:  # which NumPy does not have
@@ -173,7 +174,7 @@ def _first_that_fits(value: Any, by_type: dict[type, Callable[..., JsonValue]]) 
 
 def may_cross(device: torch.device) -> bool:
     """Whether a tensor may cross that is on this device."""
-    return device.type == "cpu" or DEVICES.fullmatch(str(device)) is not None
+    return device == _CPU or DEVICES.fullmatch(str(device)) is not None
 
 
 class Decoder:

@@ -112,8 +112,20 @@ BASE = torch.arange(12, dtype=torch.float64).reshape(3, 4)
         torch.nn.Parameter(BASE.clone()),
         BASE.clone().requires_grad_().square(),
         torch.empty_strided((0,), (0,)),
+        BASE.to(torch.bfloat16).T,
     ],
-    ids=["transposed", "strided", "expanded", "conjugated", "negated", "leaf", "parameter", "with a graph", "empty"],
+    ids=[
+        "transposed",
+        "strided",
+        "expanded",
+        "conjugated",
+        "negated",
+        "leaf",
+        "parameter",
+        "with a graph",
+        "empty",
+        "transposed bfloat16",
+    ],
 )
 def test_any_view_of_a_tensor_crosses_as_its_numbers(value):
     got = crossed(value)
@@ -130,6 +142,10 @@ def test_views_of_one_storage_arrive_as_separate_tensors():
 def test_arrays_in_foreign_byte_and_memory_order_cross_as_their_numbers():
     for value in (np.arange(3, dtype=">f4"), np.asfortranarray(np.arange(6.0).reshape(2, 3)), np.arange(6)[::-2]):
         np.testing.assert_array_equal(crossed(value), value)
+
+
+def test_a_masked_array_crosses_as_the_numbers_that_it_holds():
+    np.testing.assert_array_equal(crossed(np.ma.array([1.0, 2.0], mask=[False, True])), [1.0, 2.0])
 
 
 def test_subclasses_of_builtin_types_cross_as_the_type_that_they_extend():
@@ -281,7 +297,11 @@ def test_a_tensor_says_where_it_was_and_is_made_on_the_cpu(device):
     assert wire.device_of(crossed(value)) == torch.device(device)
 
 
-@pytest.mark.parametrize("value", [torch.empty(2, device="meta"), torch.device("meta"), torch.device("xpu:0")], ids=str)
+@pytest.mark.parametrize(
+    "value",
+    [torch.empty(2, device="meta"), torch.device("meta"), torch.device("xpu:0"), torch.device("cpu:0")],
+    ids=str,
+)
 def test_what_is_on_a_device_that_may_not_cross_is_refused(value):
     with pytest.raises(wire.WireError, match="is not data"):
         wire.pack(value)
