@@ -1,8 +1,8 @@
 """nbgrader's steps that save and show a submission's marks ask for all its rows at once.
 
 nbgrader asks for the row of each cell, with six joins, and when it saves, commits it by itself: sixteen questions and
-as many commits for eight tasks. Here its own rules work on rows that two
-questions have read, and one commit writes them: marks of two versions of a submission never stand beside each other.
+as many commits for eight tasks. Here its own rules work on rows that two questions have read, and one commit writes
+them: marks of two versions of a submission never stand beside each other.
 """
 
 from types import SimpleNamespace

@@ -111,7 +111,9 @@ class Release:
         Raises:
             FileNotFoundError: It was not released.
         """
-        return Release(read_released(root, assignment), released_files(root, assignment))
+        folder = root / "release" / assignment
+        beside = (path for path in folder.iterdir() if path.is_file() and path.suffix != ".ipynb")
+        return Release(read_released(root, assignment), {path.name: path.read_bytes() for path in beside})
 
 
 def read_submission(root: Path, assignment: str, student: str, files_bytes: int, release: Release) -> Submission:
@@ -213,12 +215,6 @@ def _module_before_source(name: str) -> str:
     """The module that Python finds in this file or folder before it looks for a source file; "" for none."""
     top, slash, _ = name.partition("/")
     return top if slash else top.partition(".")[0] if Path(top).suffix in (".so", ".pyd") else ""
-
-
-def released_files(root: Path, assignment: str) -> dict[str, bytes]:
-    """The files that were released beside the notebook, such as the helper of the visible checks."""
-    folder = root / "release" / assignment
-    return {path.name: path.read_bytes() for path in folder.iterdir() if path.is_file() and path.suffix != ".ipynb"}
 
 
 def parse_notebook(data: bytes) -> dict[str, Any]:

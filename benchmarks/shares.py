@@ -21,7 +21,7 @@ import sys
 import tempfile
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
@@ -82,9 +82,8 @@ def hand_in(root: Path, assignment: str, count: int) -> None:
 
 def share_of(root: Path, assignment: str, count: int, rounds: int) -> Share:
     """Measure one assignment: the least of each part in several rounds."""
-    found = [_share_once(root, assignment, count) for _ in range(rounds)]
-    parts = ("cells", "checks", "all", "recording", "feedback")
-    return Share(assignment, **{part: min(getattr(one, part) for one in found) for part in parts})
+    found = [astuple(_share_once(root, assignment, count))[1:] for _ in range(rounds)]
+    return Share(assignment, *map(min, zip(*found, strict=True)))
 
 
 def _share_once(root: Path, assignment: str, count: int) -> Share:

@@ -61,7 +61,7 @@ def main() -> None:
                 pass
         request = json.loads(packet)
         if request["isolation"] == "bubblewrap":
-            hide_memory()
+            lockdown.show_memory(False)  # of this process and its keeper, which the submission will see in /proc
         if os.fork() == 0:
             control.close()
             keep(request, descriptors[0], descriptors[1], cells)
@@ -101,11 +101,6 @@ def warm_up(preload: list[str], imports: list[str]) -> Any:
     cells.shell.run_cell("None")
     cells.shell.logger  # noqa: B018 - made when it is first asked for
     return cells
-
-
-def hide_memory() -> None:
-    """Close this process's memory, and its keeper's, to a submission that shares their process namespace."""
-    lockdown.show_memory(False)
 
 
 def keep(request: dict[str, Any], channel: int, lifeline_descriptor: int, cells: Any) -> None:
