@@ -9,6 +9,7 @@ settings writable; the Python installation is then staged where that user can re
 import os
 import shutil
 import sys
+import sysconfig
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -22,6 +23,8 @@ ROOM_FILES = (
 )  # fmt: skip
 PYTHON, PACKAGES, ROOM, HOME = "/opt/python", "/opt/packages", "/opt/room", "/home/student"
 INSTALL_HINT = "install it with `sudo apt-get install bubblewrap` (Debian, Ubuntu) or `sudo dnf install bubblewrap`"
+SYSTEM_PYTHON = (Path("/usr"), Path("/usr/local"))
+"""Where a Python lies that is seen inside as it is here."""
 FIRST_UNPRIVILEGED_USER = 64_000
 ENVIRONMENT = {
     "HOME": HOME, "PATH": f"{PYTHON}/bin:/usr/local/bin:/usr/bin:/bin", "TMPDIR": "/tmp", "LANG": "C.UTF-8",
@@ -80,7 +83,7 @@ def interpreter() -> str:
     """The interpreter's path inside."""
     executable = Path(sys.executable).resolve()
     base = Path(sys.base_prefix).resolve()
-    if base in (Path("/usr"), Path("/usr/local")):
+    if base in SYSTEM_PYTHON:
         return str(executable)
     return f"{PYTHON}/{executable.relative_to(base)}"
 
@@ -112,7 +115,7 @@ def build_walls(room: Path, *, nested: bool, files_bytes: int, forbidden: Path, 
     """
     folders: list[tuple[Path, str]] = [(room, ROOM)]
     base = Path(sys.base_prefix).resolve()
-    if base not in (Path("/usr"), Path("/usr/local")):
+    if base not in SYSTEM_PYTHON:
         folders.append((base, PYTHON))
     folders += [(folder, f"{PACKAGES}/{i}") for i, folder in enumerate(package_folders())]
     forbidden = forbidden.resolve()
@@ -150,7 +153,7 @@ def arguments(walls: Walls, sources: list[str]) -> list[str]:
     ]  # fmt: skip
     if not walls.nested:
         result += ["--disable-userns"]
-    for name, value in {**ENVIRONMENT, **gpu_environment(walls.gpu)}.items():
+    for name, value in {**ENVIRONMENT, **python_environment(), **gpu_environment(walls.gpu)}.items():
         result += ["--setenv", name, value]
     result += ["--ro-bind", "/usr", "/usr"]
     for name in ("bin", "sbin", "lib", "lib32", "lib64", "libx32"):
@@ -173,6 +176,14 @@ def arguments(walls: Walls, sources: list[str]) -> list[str]:
     # /dev comes as a writable tmpfs of half the memory
     result += ["--remount-ro", "/dev", "--remount-ro", "/", "--chdir", HOME]
     return result
+
+
+def python_environment() -> dict[str, str]:
+    """Where a Python built with a shared library of its own finds it: its file names a path of this machine."""
+    library, base = Path(sysconfig.get_config_var("LIBDIR") or "/usr/lib").resolve(), Path(sys.base_prefix).resolve()
+    if not sysconfig.get_config_var("Py_ENABLE_SHARED") or base in SYSTEM_PYTHON or not library.is_relative_to(base):
+        return {}
+    return {"LD_LIBRARY_PATH": f"{PYTHON}/{library.relative_to(base)}"}
 
 
 def gpu_environment(gpu: Gpu | None) -> dict[str, str]:
