@@ -161,12 +161,20 @@ class _Compiler(CachingCompiler):
     """Names the code of a cell after the cell, so that an error can be traced to it."""
 
     cell_id = ""
+    parsed: tuple[str, ast.AST] | None = None
+    """What has been parsed already, and what came of it."""
 
     def get_code_name(self, raw_code: str, transformed_code: str, number: int) -> str:
         name = CELL_FILE.format(self.cell_id)
         # Without this entry `inspect` searches all modules for each frame: half a minute where recursion has no end.
         inspect.modulesbyfile[os.path.abspath(name)] = "__main__"  # type: ignore[attr-defined]  # noqa: PTH100
         return name
+
+    def ast_parse(self, source: str, filename: str = "<unknown>", symbol: str = "exec") -> ast.AST:
+        parsed, self.parsed = self.parsed, None
+        if parsed is not None and parsed[0] == source and symbol == "exec":
+            return parsed[1]
+        return super().ast_parse(source, filename, symbol)  # type: ignore[no-any-return]
 
 
 _PASTED_PROMPT = re.compile(r"\s*In \[\d+\]:")  # which is Python too: an annotation
@@ -175,12 +183,18 @@ _PASTED_PROMPT = re.compile(r"\s*In \[\d+\]:")  # which is Python too: an annota
 class _Transformer(TransformerManager):
     """Leaves what is Python as it stands: IPython looks at each token for magics, for longer than most cells run."""
 
+    def __init__(self, compiler: _Compiler) -> None:
+        super().__init__()
+        self.compiler = compiler
+
     def transform_cell(self, cell: str) -> str:
         if not _PASTED_PROMPT.match(cell):
-            with contextlib.suppress(Exception), warnings.catch_warnings():
-                warnings.simplefilter("ignore")  # it will be compiled, and warned of, once more
-                ast.parse(cell)
-                return cell if cell.endswith("\n") else f"{cell}\n"
+            with contextlib.suppress(Exception), warnings.catch_warnings(record=True) as heard:
+                warnings.simplefilter("always")
+                tree = ast.parse(cell)
+                cell = cell if cell.endswith("\n") else f"{cell}\n"
+                self.compiler.parsed = None if heard else (cell, tree)  # parsed once more, it is warned of by name
+                return cell
         return super().transform_cell(cell)  # type: ignore[no-any-return]
 
 
@@ -190,6 +204,12 @@ class _Shell(InteractiveShell):
             "output_type": "error", "ename": etype.__name__, "evalue": text_of(evalue),
             "traceback": [str(line) for line in stb],
         })  # fmt: skip
+
+    def should_run_async(self, raw_cell: str, *, transformed_cell: str | None = None, **known: Any) -> bool:
+        """Without one of these words no cell can be: it need not be compiled to find out."""
+        if transformed_cell is not None and not re.search("await|async", transformed_cell):
+            return False
+        return super().should_run_async(raw_cell, transformed_cell=transformed_cell, **known)  # type: ignore[no-any-return]
 
     def ask_exit(self) -> None:
         """`exit()` in a notebook ends the kernel; here the cell just ends."""
@@ -209,7 +229,7 @@ class Cells:
         self.shell: Any = _Shell.instance(
             config=config, displayhook_class=_Hook, display_pub_class=_Publisher, compiler_class=_Compiler
         )
-        self.shell.input_transformer_manager = _Transformer()
+        self.shell.input_transformer_manager = _Transformer(self.shell.compile)
         self.namespace: dict[str, Any] = self.shell.user_ns
         self.files: list[Any] = []
         from matplotlib_inline import backend_inline

@@ -97,8 +97,9 @@ def warm_up(preload: list[str], imports: list[str]) -> Any:
     torch.distributions.Normal(0.0, 1.0).sample()  # type: ignore[no-untyped-call]
     importlib.import_module("numpy.random")
     cells.shell.display_formatter.format(torch.ones(1))
-    # Likewise what IPython imports with the first cell, and with the first that is kept in its history.
-    cells.shell.run_cell("None")
+    # Likewise what IPython imports with the first cell, and with the first that is kept in its history. Seeding writes
+    # down the stack, for which it reads the files of all that is on it.
+    cells.shell.run_cell("__import__('torch').manual_seed(0); None")
     cells.shell.logger  # noqa: B018 - made when it is first asked for
     return cells
 
