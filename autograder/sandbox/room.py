@@ -1,12 +1,14 @@
 """A warm sandbox and the rooms it opens: one per submission, with limits that the grader enforces from outside."""
 
 import contextlib
+import functools
 import json
 import os
 import select
 import shutil
 import signal
 import socket
+import struct
 import subprocess
 import sys
 import tempfile
@@ -24,6 +26,7 @@ from autograder.sandbox import bubblewrap, folders
 Isolation = Literal["namespaces", "bubblewrap", "none"]
 START_SECONDS = 120.0
 WATCH_SECONDS = 0.1
+_WATCH_INTERVAL = struct.pack("ll", 0, int(WATCH_SECONDS * 1e6))  # a timeval
 WATCH_BYTES = 256 * 2**20
 """What a room may have beyond its limit before it is ended from outside. A process that fills its memory meets the
 kernel's limit first, and with it an exception; seen from outside it has somewhat more by then, such as pages of
@@ -282,7 +285,9 @@ class Room:
         self.overhead = 0
         """Bytes of memory that are not the submission's: what the driver of a GPU takes in its process."""
         self.on_close: Callable[[], None] = _nothing
-        channel.setblocking(False)
+        # The kernel waits, and comes back in time for a look: one call where waiting first would take several.
+        for option in (socket.SO_RCVTIMEO, socket.SO_SNDTIMEO):
+            channel.setsockopt(socket.SOL_SOCKET, option, _WATCH_INTERVAL)
 
     def ask(self, frame: bytes, cpu_seconds: float, descriptors: tuple[int, ...] = ()) -> bytearray:
         """Send one request and wait for its reply.
@@ -298,38 +303,47 @@ class Room:
             frames.WireError: The reply claims to be larger than a frame may be.
         """
         watch = _Watch(self, cpu_seconds)
+        head = frames.FRAME_LENGTH.pack(len(frame))
         try:
-            head = frames.FRAME_LENGTH.pack(len(frame))
             if descriptors:
-                watch.until(select.POLLOUT)
-                socket.send_fds(self.channel, [head], descriptors)
+                self._send(functools.partial(socket.send_fds, self.channel, [head], descriptors), watch)
                 view = memoryview(frame)
             else:
                 view = memoryview(head + frame)
             while view:
-                try:
-                    view = view[self.channel.send(view) :]
-                except BlockingIOError:
-                    watch.until(select.POLLOUT)
-            (length,) = frames.FRAME_LENGTH.unpack(self._receive(frames.FRAME_LENGTH.size, watch))
-            if length > frames.MAX_FRAME:
-                raise frames.WireError(f"a frame of {length} bytes")
-            return self._receive(length, watch)
+                view = view[self._send(functools.partial(self.channel.send, view), watch) :]
+            return self._receive(watch)
         except (EOFError, ConnectionError, BrokenPipeError):
             raise RoomEnded(self._how_it_ended()) from None
 
-    def _receive(self, length: int, watch: "_Watch") -> bytearray:
-        data = bytearray()  # grows as bytes come: a length alone costs no memory
-        while len(data) < length:
+    def _send(self, send: Callable[[], int], watch: "_Watch") -> int:
+        while True:
             try:
-                part = self.channel.recv(min(length - len(data), 2**20))
-            except BlockingIOError:
-                watch.until(select.POLLIN)
+                return send()
+            except BlockingIOError:  # nothing could be sent for a while
+                watch.glance()
+
+    def _receive(self, watch: "_Watch") -> bytearray:
+        data = bytearray()  # grows as bytes come: a length alone costs no memory
+        end = 0
+        while not end or len(data) < end:
+            try:
+                part = self.channel.recv(2**16 if not end else min(end - len(data), 2**20))
+            except BlockingIOError:  # nothing came for a while
+                watch.glance()
                 continue
             if not part:
                 raise EOFError
             data += part
             watch.glance()  # at an answer that comes byte by byte
+            if not end and len(data) >= frames.FRAME_LENGTH.size:
+                (length,) = frames.FRAME_LENGTH.unpack_from(data)
+                if length > frames.MAX_FRAME:
+                    raise frames.WireError(f"a frame of {length} bytes")
+                end = frames.FRAME_LENGTH.size + length
+        if len(data) > end:
+            raise frames.WireError("more than one answer")
+        del data[: frames.FRAME_LENGTH.size]
         return data
 
     def fork(self) -> "Room":
@@ -426,7 +440,7 @@ class Room:
 
 
 class _Watch:
-    """Waits for a room's channel while neither CPU time, memory nor the wall clock runs out."""
+    """Looks, while a room's channel is waited for, whether CPU time, memory or the wall clock has run out."""
 
     def __init__(self, room: Room, cpu_seconds: float) -> None:
         self.room = room
@@ -435,14 +449,6 @@ class _Watch:
         self.wall_seconds = max(MIN_WALL_SECONDS, cpu_seconds * room.limits.wall_factor)
         self.spent_before: float | None = None
         self.looked = self.started
-        self.poll = select.poll()
-
-    def until(self, event: int) -> None:
-        """Return when the channel can be read or written."""
-        self.poll.register(self.room.channel, event | select.POLLHUP)
-        while not self.poll.poll(WATCH_SECONDS * 1000):
-            self.glance()
-        self.glance()
 
     def glance(self) -> None:
         """Look at what the room has used, if that was not done just now."""
