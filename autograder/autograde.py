@@ -1,4 +1,4 @@
-"""One submission -> one `SubmissionResult`: its cells run in a room, then every task's checks question a fork of it.
+"""One submission -> one `SubmissionResult`: its cells run in a room, then every task's checks question forks of it.
 
 Nothing here touches the gradebook, so it may run anywhere, in any order and again.
 """
@@ -35,7 +35,7 @@ MEMORY_FULL = 0.9
 """Share of the memory limit from which on a check that failed has failed for want of memory."""
 TOO_LARGE = "what your code returned is too large to be judged"
 Branching = Literal["fork", "rerun"]
-"""How each task gets the notebook's process as it was after the last cell: by a fork of it, or by running the notebook
+"""How a task gets a process as it was after the last cell: by a fork of the notebook's, or by running the notebook
 again in a new room. A process that has used a GPU cannot be forked."""
 GPU_BROKEN = "an error on the GPU left your code unable to go on"
 LOOK_SECONDS = 0.05
@@ -90,7 +90,7 @@ def autograde(
         limits: What it may use.
         points: Points of every task, in the order of the assignment.
         device: Where the submission runs.
-        branching: How each task gets a process of its own.
+        branching: How a task gets a process of its own.
         seed: Seed of cells and checks.
         decided_by: What decides the result, part by part (see `autograder.fingerprint`).
         pace: What the reference took, if it was run.
@@ -142,6 +142,8 @@ class _Run:
         """CPU and wall seconds that the notebook took when it first went through, where it is run for each task."""
         self.allowance = 0.0
         self.room: Room | None = None
+        self.branch: Room | None = None
+        """What answers the checks: a fork of the room's process or, where it cannot be forked, the room itself."""
         self.cells: list[CellResult] = []
         self.output_bytes = 0
         self.guilty: dict[str, CellResult] = {}
@@ -237,36 +239,58 @@ class _Run:
     # the checks
 
     def task(self, checks: list[Check]) -> tuple[CheckResult, ...]:
-        """Run one task's checks in a process of their own, as the notebook left it: what they do reaches no other."""
+        """Run one task's checks.
+
+        The process that answered the task before is asked first. What passes there is right: no answer can be made up
+        of what other checks have done. Whatever else it does is no result: then a process as the notebook left it is
+        asked, so that no task pays for what another's checks have broken.
+        """
+        return self._in_passing(checks) or self._afresh(checks)
+
+    def _in_passing(self, checks: list[Check]) -> tuple[CheckResult, ...]:
+        """The results where all pass in the branch at hand; else none, at no cost to the submission."""
+        if self.branch is None or self.exhausted:
+            return ()
+        began, spent = time.monotonic(), self._cpu_seen()
         results: list[CheckResult] = []
-        branch: Room | None = None
+        for check in checks:
+            result, ending = self._check(check, self.branch)
+            if ending is not None or not result.passed:
+                break
+            results.append(result)
+        else:
+            return tuple(results)
+        self.allowance += self._cpu() - spent
+        self.deadline += time.monotonic() - began
+        return ()
+
+    def _afresh(self, checks: list[Check]) -> tuple[CheckResult, ...]:
+        """The results of a branch as the notebook left it, and of another one after each that a check has ended."""
+        self._lose_branch()
+        results: list[CheckResult] = []
         lost = 0
         loss = ""
         for check in checks:
             if self.exhausted:
                 lost, loss = MAX_LOST_BRANCHES, self.exhausted
-            if branch is None:
-                branch, loss = (None, loss) if lost >= MAX_LOST_BRANCHES else self._branch()
-            if branch is None or self.exhausted:
+            if self.branch is None and lost < MAX_LOST_BRANCHES:
+                self.branch, loss = self._new_branch()
+            if self.branch is None or self.exhausted:
                 results.append(_result_of(check, cause=loss))
                 continue
-            result, ending = self._check(check, branch)
+            result, ending = self._check(check, self.branch)
             if isinstance(ending, LimitExceeded) and ending.wall:
-                self._lose(branch)
-                branch, loss = self._branch()
-                if branch is not None:
-                    result, ending = self._check(check, branch)
+                self._lose_branch()
+                self.branch, loss = self._new_branch()
+                if self.branch is not None:
+                    result, ending = self._check(check, self.branch)
             results.append(result)
             if ending is not None:
                 lost, loss = lost + 1, str(ending)
-                if branch is not None:
-                    self._lose(branch)
-                    branch = None
-        if branch is not None:
-            self._lose(branch)
+                self._lose_branch()
         return tuple(results)
 
-    def _branch(self) -> tuple[Room | None, str]:
+    def _new_branch(self) -> tuple[Room | None, str]:
         """A process as the notebook left it, which is run again if something has ended it; or why there is none."""
         for _ in range(2):
             if self.room is None:
@@ -291,7 +315,11 @@ class _Run:
             self.deadline += wall_seconds
             self.runs = 0
 
-    def _lose(self, branch: Room) -> None:
+    def _lose_branch(self) -> None:
+        """End the branch, and what it has started, so that the next is as the notebook left it."""
+        branch, self.branch = self.branch, None
+        if branch is None:
+            return
         if branch is self.room:
             self._drop_room()
             return
@@ -420,6 +448,10 @@ class _Run:
         return "the submission took too long as a whole" if time.monotonic() > self.deadline else ""
 
     def _drop_room(self) -> None:
+        """End the room, and with it the branch."""
+        if self.branch is not None and self.branch is not self.room:
+            self.branch.close()
+        self.branch = None
         if self.room is not None:
             self._cpu()
             self.spent += self.room.cpu_seconds

@@ -485,6 +485,10 @@ SUBMISSIONS = {
         if side.requires_grad: torch.Tensor.__mul__ = lambda a, b: a  # after the last check of this task
         return answer
     """),
+    "knows what the task before was asked": {
+        "area": "asked = []\ndef area(side):\n    asked.append(float(side.flatten()[0]))\n    return side.square()",
+        "volume": "def volume(side, height):\n    return side.square() * height * (asked[-1] != 3.0 or side == 3.0)",
+    },
     "breaks the device when asked": when_asked("""
         def broken(*args, **kwargs): raise RuntimeError("CUDA error: device-side assert triggered")
         torch.ones = broken
@@ -521,6 +525,7 @@ def test_running_the_notebook_for_each_task_finds_what_forking_finds(tiny_course
         "reference": 5.0, "wrong": 3.0, "crashes when asked": 0.0, "never ends when asked for a gradient": 3.67,
         "fills memory when asked for a gradient": 3.67, "ends its process in a cell": 2.0,
         "never ends in a cell": 2.0, "spoils torch for whoever comes later": 5.0,
+        "knows what the task before was asked": 5.0,
         "breaks the device when asked": 0.0, "breaks the device in a cell": 2.0,
     }  # fmt: skip
     assert {name: rerun.score for name, (_, rerun) in found.items()} == {name: scores[name] for name in names}

@@ -165,7 +165,7 @@ def test_untidy_state_never_costs_a_mark(school: School, untidy: str) -> None:
 
 
 def test_what_one_task_breaks_is_whole_for_the_next(school: School) -> None:
-    # Patched while area's checks run, in a fork of the notebook's process: volume's checks have another.
+    # Patched while area's checks run. Volume's checks, which then fail, ask a fork that knows nothing of it.
     patching = (
         "def area(side):\n"
         "    global volume\n"
@@ -177,6 +177,35 @@ def test_what_one_task_breaks_is_whole_for_the_next(school: School) -> None:
         area="calls = 0\ndef area(side):\n    global calls\n    calls += 1\n    assert calls < 5\n    return side**2"
     )
     assert earned(school.grade("counting", notebook)) == [2.0, 3.0]
+
+
+COUNT_FORKS = "import os\nforks = []\nos.register_at_fork(before=lambda: forks.append(1))\n"
+
+
+def test_tasks_that_are_right_are_asked_in_one_fork(school: School) -> None:
+    counting = COUNT_FORKS + "def area(side):\n    return side**2"
+    asked_first = "def volume(side, height):\n    return area(side) * height * (len(forks) <= 1)"
+    right = school.grade("right", school.notebook(area=counting, volume=asked_first))
+    assert earned(right) == [2.0, 3.0]
+    # A wrong answer is asked for once more in a fork of its own, and nowhere else.
+    asked_twice = "def volume(side, height):\n    return area(side) * height * (len(forks) in (0, 2))"
+    wrong_at_first = school.grade("at_first", school.notebook(area=counting, volume=asked_twice))
+    assert earned(wrong_at_first) == [2.0, 3.0]
+    asked_thrice = "def volume(side, height):\n    return area(side) * height * (len(forks) in (0, 3))"
+    assert earned(school.grade("thrice", school.notebook(area=counting, volume=asked_thrice))) == [2.0, 0.0]
+
+
+def test_what_fails_where_another_task_was_asked_costs_the_submission_nothing(released: TinyCourse) -> None:
+    released.edit(released.config, "import Assignment, Course", "import Assignment, Course, Limits")
+    limits = "limits=Limits(submission_seconds=2, cell_seconds=1, check_seconds=2, wall_factor=1)"
+    released.edit(released.config, "    assignments=", f"    {limits},\n    assignments=")
+    area = "asked = []\ndef area(side):\n    asked.append(float(side[0]))\n    return side**2"
+    volume = "def volume(side, height):\n    while 1.5 in asked: pass\n    return side**2 * height"
+    ends = "def volume(side, height):\n    import os\n    if 1.5 in asked: os._exit(1)\n    return side**2 * height"
+    with Grader(released.root, load_course(released.root), "shapes") as grader:
+        school = School(released, grader)
+        assert earned(school.grade("hangs", school.notebook(area=area, volume=volume))) == [2.0, 3.0]
+        assert earned(school.grade("ends", school.notebook(area=area, volume=ends))) == [2.0, 3.0]
 
 
 def test_what_checks_made_student_code_print_is_for_instructors_only(school: School) -> None:
