@@ -38,7 +38,7 @@ Branching = Literal["fork", "rerun"]
 """How a task gets a process as it was after the last cell: by a fork of the notebook's, or by running the notebook
 again in a new room. A process that has used a GPU cannot be forked."""
 GPU_BROKEN = "an error on the GPU left your code unable to go on"
-LOOK_SECONDS = 0.05
+LOOK_SECONDS = 0.2
 """How old what is known of a submission's computing time may be between cells and between checks: asking takes as long
 as a small one."""
 REFERENCE_FACTOR = 20.0
@@ -139,7 +139,7 @@ class _Run:
         self.submission, self.sandbox, self.limits, self.seed, self.pace = submission, sandbox, limits, seed, pace
         self.branching = branching
         self.one_run: tuple[float, float] | None = None
-        """CPU and wall seconds that the notebook took when it first went through, where it is run for each task."""
+        """CPU and wall seconds that the notebook took when it first went through, where it may be run again."""
         self.allowance = 0.0
         self.room: Room | None = None
         self.branch: Room | None = None
@@ -308,7 +308,7 @@ class _Run:
         return None, "the notebook's process ended by itself after its last cell"
 
     def _allow_another_run(self) -> None:
-        """Where the notebook is run for each task, that costs the submission neither its time nor its tries."""
+        """Where another branch takes another run, that costs the submission neither its time nor its tries."""
         if self.one_run is not None:
             cpu_seconds, wall_seconds = self.one_run
             self.allowance += cpu_seconds

@@ -1,4 +1,4 @@
-"""Grades submissions in the two ways that there are: a fork for each task on the CPU, and as on a GPU but for the GPU.
+"""Grades submissions in the two ways that there are: with forks on the CPU, and as on a GPU but for the GPU.
 
     python tests/both_ways.py ROOT ASSIGNMENT [--touched] < {"NAME": {"TASK": "source that takes the answer's place"}}
 
@@ -31,7 +31,7 @@ Answers = dict[str, dict[str, str]]
 def graded_both_ways(
     root: Path, assignment: str, answers: Answers, *, touched_only: bool = False
 ) -> dict[str, tuple[SubmissionResult, SubmissionResult]]:
-    """The results of submissions: by forking on the CPU, and by running the notebook for each task on the stand-in.
+    """The results of submissions: by forking on the CPU, and by running the notebook again on the stand-in.
 
     Args:
         root: The course folder.

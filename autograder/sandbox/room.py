@@ -312,7 +312,10 @@ class Room:
                 view = memoryview(head + frame)
             while view:
                 view = view[self._send(functools.partial(self.channel.send, view), watch) :]
-            return self._receive(watch)
+            (length,) = frames.FRAME_LENGTH.unpack(self._receive(frames.FRAME_LENGTH.size, watch))
+            if length > frames.MAX_FRAME:
+                raise frames.WireError(f"a frame of {length} bytes")
+            return self._receive(length, watch)
         except (EOFError, ConnectionError, BrokenPipeError):
             raise RoomEnded(self._how_it_ended()) from None
 
@@ -323,12 +326,11 @@ class Room:
             except BlockingIOError:  # nothing could be sent for a while
                 watch.glance()
 
-    def _receive(self, watch: "_Watch") -> bytearray:
+    def _receive(self, length: int, watch: "_Watch") -> bytearray:
         data = bytearray()  # grows as bytes come: a length alone costs no memory
-        end = 0
-        while not end or len(data) < end:
+        while len(data) < length:
             try:
-                part = self.channel.recv(2**16 if not end else min(end - len(data), 2**20))
+                part = self.channel.recv(min(length - len(data), 2**20))
             except BlockingIOError:  # nothing came for a while
                 watch.glance()
                 continue
@@ -336,14 +338,6 @@ class Room:
                 raise EOFError
             data += part
             watch.glance()  # at an answer that comes byte by byte
-            if not end and len(data) >= frames.FRAME_LENGTH.size:
-                (length,) = frames.FRAME_LENGTH.unpack_from(data)
-                if length > frames.MAX_FRAME:
-                    raise frames.WireError(f"a frame of {length} bytes")
-                end = frames.FRAME_LENGTH.size + length
-        if len(data) > end:
-            raise frames.WireError("more than one answer")
-        del data[: frames.FRAME_LENGTH.size]
         return data
 
     def fork(self) -> "Room":
