@@ -241,6 +241,8 @@ def _answer(
     branching: Branching = "fork" if device == "cpu" else "rerun"
     points = points_of(course.assignment(assignment), release.notebook)
     checks = collected_checks(items, points)
+    for check in checks:
+        _ = check.item.location  # which pytest works out once, and else would in each child
     of_all = deciders_of_all(course, assignment_digests(root, assignment), device)
     turn: Turn = contextlib.nullcontext
     if sandbox.gpu:
