@@ -52,15 +52,18 @@ def run(command: list[str], folder: Path, *, memory: bool = False) -> Cost:
     return Cost(wall, _machine_cpu() - before, *(peak.stop() if peak else ()))
 
 
-def slope(command: list[str], folder: Path, *, leave_out: int) -> Cost:
+def slope(command: list[str], folder: Path, *, leave_out: int, stretch: int) -> Cost:
     """What one more line of a command's output costs: for `course grade`, one more submission.
 
-    The command's start and its end do not count.
+    The command's start and its end do not count. Of the rest, the stretch that took least computing time does: what
+    else a processor does makes a stretch longer, never shorter.
 
     Args:
         command: The command, which must print each line when its work is done, whatever the order.
         folder: Where.
         leave_out: Lines at the beginning and at the end that do not count.
+        stretch: Lines in a stretch: enough that what is begun before one line and done after it, and the hundredths of
+            a second in which the machine counts, make no difference.
 
     Raises:
         subprocess.CalledProcessError: It failed.
@@ -75,9 +78,10 @@ def slope(command: list[str], folder: Path, *, leave_out: int) -> Cost:
             seen.append((time.monotonic(), _machine_cpu()))
     if process.returncode:
         raise subprocess.CalledProcessError(process.returncode, command, "".join(said))
-    first, last = seen[leave_out], seen[-1 - leave_out]
-    lines = len(seen) - 1 - 2 * leave_out
-    return Cost((last[0] - first[0]) / lines, (last[1] - first[1]) / lines)
+    counted = seen[leave_out : len(seen) - leave_out]
+    stretches = zip(counted, counted[stretch:], strict=False)
+    wall, cpu = min(((last[0] - first[0], last[1] - first[1]) for first, last in stretches), key=lambda one: one[1])
+    return Cost(wall / stretch, cpu / stretch)
 
 
 def _machine_cpu() -> float:

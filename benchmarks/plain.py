@@ -2,8 +2,9 @@
 
     python benchmarks/plain.py information_theory
 
-Prints {"cells": CPU seconds, "checks": CPU seconds} as JSON: medians over forks of one warm process. The checks ask the
-solution through the same encode and decode as a submission, and pytest runs them: both are counted as theirs.
+Prints {"cells": CPU seconds, "checks": CPU seconds} as JSON: of the quickest of some forks of one warm process. The
+checks ask the solution through the same encode and decode as a submission, and pytest runs them: both are counted as
+theirs.
 """
 
 import contextlib
@@ -11,7 +12,6 @@ import importlib
 import io
 import json
 import os
-import statistics
 import sys
 import time
 from collections.abc import Callable
@@ -77,7 +77,8 @@ def main(assignment: str) -> None:
         found.extend(in_a_fork(lambda: measured(notebook, items)) for _ in range(RUNS))
 
     with_checks(ROOT, assignment, measure)
-    print(json.dumps({what: round(statistics.median(one[what] for one in found), 3) for what in found[0]}))
+    quickest = min(found, key=lambda one: sum(one.values()))
+    print(json.dumps({what: round(seconds, 3) for what, seconds in quickest.items()}))
 
 
 if __name__ == "__main__":

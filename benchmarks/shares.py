@@ -5,8 +5,9 @@
 For each assignment, in CPU seconds of the whole machine per submission: its cells and its checks with nothing around
 them (`plain.py`), grading with everything included, the difference, and what of it recording in the gradebook takes.
 The start of the command does not count (see `bench.py` for it). All are measured in turns, round after round, and the
-least of each counts: what else a processor does makes a run longer, never shorter. Then a profile of recording, by
-library. The last line is the largest overhead.
+least of each counts, of cells and checks the least of all runs, of the rest the least of all stretches of submissions:
+what else a processor does makes either longer, never shorter. Then a profile of recording, by library. The last line is
+the largest overhead.
 """
 
 import argparse
@@ -36,6 +37,8 @@ from autograder.results import load_result, result_path
 
 ROOT = Path(__file__).parents[1]
 TO_RECORD = 40
+STRETCH = 4
+"""Submissions that are graded one after another make one measurement."""
 
 
 @dataclass(frozen=True)
@@ -94,7 +97,7 @@ def _share_once(root: Path, assignment: str, count: int) -> Share:
     grade = ["course", "grade", assignment, "--jobs", "1", "--json"]
     start_over(root)
     hand_in(root, assignment, count)
-    graded = slope(grade, root, leave_out=2)
+    graded = slope(grade, root, leave_out=2, stretch=STRETCH)
     # The same result for a larger class: all that is left to do is to record it.
     text = (root / "results" / assignment / "student0000.json").read_text()
     start_over(root)
@@ -103,8 +106,8 @@ def _share_once(root: Path, assignment: str, count: int) -> Share:
     for number in range(TO_RECORD):
         name = f"student{number:04}"
         (root / "results" / assignment / f"{name}.json").write_text(text.replace("student0000", name))
-    recorded = slope(grade, root, leave_out=2)
-    feedback = slope(["course", "feedback", assignment, "--jobs", "1"], root, leave_out=2)
+    recorded = slope(grade, root, leave_out=2, stretch=TO_RECORD // 2)
+    feedback = slope(["course", "feedback", assignment, "--jobs", "1"], root, leave_out=2, stretch=TO_RECORD // 2)
     return Share(assignment, alone["cells"], alone["checks"], graded.cpu, recorded.cpu, feedback.cpu)
 
 
