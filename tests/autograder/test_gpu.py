@@ -240,7 +240,8 @@ def test_rooms_with_a_gpu_have_the_walls_of_all_rooms(gpu_sandbox: Sandbox, tmp_
 
 def test_a_driver_costs_a_submission_neither_memory_nor_walls(gpu_sandbox: Sandbox) -> None:
     room = gpu_sandbox.open()
-    assert room.overhead > 2**28 > room.usage().memory_bytes
+    # The driver's 256 MiB, give or take the pages that the kernel counts in batches.
+    assert 1.01 * 2**28 > room.overhead > 0.99 * 2**28 > room.usage().memory_bytes
     found = result_of(room, """
         import os, torch
         result = {"threads": len(os.listdir("/proc/self/task")), "taken": 0}
