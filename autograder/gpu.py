@@ -5,7 +5,6 @@ files and from `nvidia-smi`, so nothing of torch is imported.
 """
 
 import contextlib
-import fcntl
 import os
 import re
 import shutil
@@ -17,10 +16,9 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from autograder.course import CourseError
+from autograder.slots import slot
 
 MIB = 2**20
-SLOTS = Path("/tmp")
-"""Where the locks of GPUs lie: in one place for all users of a machine, whatever their TMPDIR."""
 QUERY_SECONDS = 30.0
 FREEING_SECONDS = 20.0
 """How long memory may take to be free again once the process that held it is gone."""
@@ -167,18 +165,9 @@ def _demand_driver_library(libraries: str) -> None:
 # one submission at a time
 
 
-@contextlib.contextmanager
-def slot(gpu: Gpu) -> Iterator[None]:
+def gpu_slot(gpu: Gpu) -> contextlib.AbstractContextManager[None]:
     """Have a GPU alone, among all that grade on this machine: waits until nobody else has it."""
-    path = SLOTS / f"course-gpu-{gpu.name}.lock"
-    with contextlib.suppress(FileExistsError):  # to open another user's file with O_CREAT is refused in /tmp
-        os.close(os.open(path, os.O_RDONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o644))
-    descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX)
-        yield
-    finally:
-        os.close(descriptor)
+    return slot(f"gpu-{gpu.name}")
 
 
 @contextlib.contextmanager
@@ -188,7 +177,7 @@ def turn_on(gpu: Gpu, before: int) -> Iterator[None]:
     Raises:
         GpuNotFree: It is not, before or after.
     """
-    with slot(gpu):
+    with gpu_slot(gpu):
         demand_free(gpu, before)
         yield
         demand_free(gpu, before)

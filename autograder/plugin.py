@@ -47,7 +47,7 @@ class Check:
     task: TaskInfo
     info: CheckInfo
 
-    @property
+    @functools.cached_property
     def title(self) -> str:
         """The docstring's first line, which the student sees."""
         return (inspect.getdoc(self.item.function) or self.item.name).splitlines()[0]

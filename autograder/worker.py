@@ -26,9 +26,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from autograder.cores import stay_on_one_core
 from autograder.course import Course, load_course
 from autograder.fingerprint import assignment_digests, deciders, deciders_of_all, versions
-from autograder.gpu import demand_gpu, memory_in_use, slot, turn_on
+from autograder.gpu import demand_gpu, gpu_slot, memory_in_use, turn_on
 from autograder.judging import limit_memory
 from autograder.results import SubmissionResult, TaskResult, Verdict
 from autograder.submission import Release, Submission, canonical_cells, imported_modules
@@ -242,12 +243,12 @@ def _answer(
     points = points_of(course.assignment(assignment), release.notebook)
     checks = collected_checks(items, points)
     for check in checks:
-        _ = check.item.location  # which pytest works out once, and else would in each child
+        _ = check.item.location, check.title  # which are worked out once, and else would be in each child
     of_all = deciders_of_all(course, assignment_digests(root, assignment), device)
     turn: Turn = contextlib.nullcontext
     if sandbox.gpu:
         control.send(json.dumps({"waiting": True}).encode())
-    with slot(sandbox.gpu) if sandbox.gpu else contextlib.nullcontext():
+    with gpu_slot(sandbox.gpu) if sandbox.gpu else contextlib.nullcontext():
         if sandbox.gpu:
             turn = functools.partial(turn_on, sandbox.gpu, memory_in_use(sandbox.gpu))
         sandbox.wait()
@@ -255,6 +256,8 @@ def _answer(
             demand_walls(sandbox, root)
 
     def grade(submission: Submission, pace: Pace) -> SubmissionResult:
+        if device == "cpu":  # a GPU's driver has threads of its own
+            stay_on_one_core()
         return autograde(
             submission, checks, sandbox, course.limits, points, device=device, branching=branching,
             seed=course.seed, decided_by=deciders(submission, of_all), pace=pace,

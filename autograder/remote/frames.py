@@ -18,16 +18,19 @@ class WireError(ValueError):
     """Something that may not cross, or a frame that does not keep to the format."""
 
 
-def send_frame(channel: socket.socket, frame: bytes, descriptors: tuple[int, ...] = ()) -> None:
-    """Send one frame on a blocking socket, file descriptors riding on its first bytes."""
+def packets(frame: bytes) -> list[bytes]:
+    """What to send for a frame, one after another.
+
+    A small one goes with its length in one packet, for which the other side wakes up once; to join them copies it.
+    """
     head = FRAME_LENGTH.pack(len(frame))
-    if descriptors:
-        socket.send_fds(channel, [head], descriptors)
-    elif len(frame) <= _SMALL:
-        frame = head + frame  # one packet, for which the other side wakes up once
-    else:
-        channel.sendall(head)
-    channel.sendall(frame)
+    return [head + frame] if len(frame) <= _SMALL else [head, frame]
+
+
+def send_frame(channel: socket.socket, frame: bytes) -> None:
+    """Send one frame on a blocking socket."""
+    for packet in packets(frame):
+        channel.sendall(packet)
 
 
 def receive_frame(channel: socket.socket) -> tuple[bytearray, list[int]]:

@@ -33,6 +33,8 @@ kernel's limit first, and with it an exception; seen from outside it has somewha
 libraries that nothing had used in the template."""
 MIN_WALL_SECONDS = 10.0
 KEEPER_SECONDS = 10.0
+_PART = 2**18
+"""Bytes that are received at once: more than a socket usually holds, and no more memory than is needed for them."""
 
 
 class RoomEnded(Exception):
@@ -176,7 +178,7 @@ class Sandbox:
         self.ready = True
 
     def open(self, cpu_seconds: int | None = None) -> "Room":
-        """A new room: a forked, locked-down process with an empty working folder.
+        """A new room: a forked, locked-down process with an empty working folder, on the cores that this one may use.
 
         Raises:
             SandboxFailed: There is no room, for a reason that is not the student's.
@@ -215,6 +217,7 @@ class Sandbox:
             "processes": self.limits.processes, "files_bytes": self.limits.files_bytes,
             "cpu_seconds": int(cpu_seconds or self.limits.submission_seconds),
             "gpu_bytes": self.limits.gpu_memory_bytes if self.gpu else 0,
+            "cores": sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else [],
         }  # fmt: skip
         with their_channel, their_lifeline:
             try:
@@ -303,15 +306,14 @@ class Room:
             frames.WireError: The reply claims to be larger than a frame may be.
         """
         watch = _Watch(self, cpu_seconds)
-        head = frames.FRAME_LENGTH.pack(len(frame))
         try:
-            if descriptors:
-                self._send(functools.partial(socket.send_fds, self.channel, [head], descriptors), watch)
-                view = memoryview(frame)
-            else:
-                view = memoryview(head + frame)
-            while view:
-                view = view[self._send(functools.partial(self.channel.send, view), watch) :]
+            for packet in frames.packets(frame):
+                view = memoryview(packet)
+                while view:
+                    send = functools.partial(self.channel.send, view)
+                    if descriptors:
+                        send, descriptors = functools.partial(socket.send_fds, self.channel, [view], descriptors), ()
+                    view = view[self._send(send, watch) :]
             (length,) = frames.FRAME_LENGTH.unpack(self._receive(frames.FRAME_LENGTH.size, watch))
             if length > frames.MAX_FRAME:
                 raise frames.WireError(f"a frame of {length} bytes")
@@ -330,7 +332,7 @@ class Room:
         data = bytearray()  # grows as bytes come: a length alone costs no memory
         while len(data) < length:
             try:
-                part = self.channel.recv(min(length - len(data), 2**20))
+                part = self.channel.recv(min(length - len(data), _PART))
             except BlockingIOError:  # nothing came for a while
                 watch.glance()
                 continue

@@ -169,6 +169,8 @@ def lock_down(request: dict[str, Any], cells: Any) -> "StartedGpu | None":
         os.setsid()
     if request["isolation"] == "namespaces":
         lockdown.mount("proc", "/proc", "proc", "", 0x2 | 0x4 | 0x8)
+    if request["cores"]:
+        os.sched_setaffinity(0, request["cores"])
     os.chdir(request["home"])
     cells.attach()
     sys.path.append(request["home"])

@@ -21,6 +21,7 @@ from conftest import TinyCourse
 from rooms import process_namespace, processes_in, result_of
 
 from autograder import gpu as gpus
+from autograder import slots
 from autograder.authoring import read_script, released_notebook
 from autograder.autograde import GPU_BROKEN
 from autograder.checks import assert_close, assert_device
@@ -352,9 +353,9 @@ def test_what_the_checks_have_on_the_stand_in_is_on_the_other_device_there() -> 
 TAKES_A_TURN = """
 import sys
 from pathlib import Path
-from autograder import gpu
-gpu.SLOTS = Path(sys.argv[2])
-with gpu.slot(gpu.Gpu(sys.argv[1], ())):
+from autograder import gpu, slots
+slots.FOLDER = Path(sys.argv[2])
+with gpu.gpu_slot(gpu.Gpu(sys.argv[1], ())):
     print("in", flush=True)
     sys.stdin.readline()
 """
@@ -438,7 +439,7 @@ def test_memory_that_stays_in_use_is_said(nvidia_smi: Path, said: str, reason: s
 def test_a_submission_that_leaves_less_memory_gets_no_mark(
     nvidia_smi: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, said: str, verdict: Verdict, asked: int
 ) -> None:
-    monkeypatch.setattr(gpus, "SLOTS", tmp_path)
+    monkeypatch.setattr(slots, "FOLDER", tmp_path)
     monkeypatch.setattr(gpus.demand_free, "__defaults__", (0.0,))
     nvidia_smi.write_text(said)
     runs = tmp_path / "runs"

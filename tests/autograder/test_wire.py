@@ -318,7 +318,7 @@ def test_frames_and_descriptors_cross_a_socket():
     here, there = socket.socketpair()
     with here, there, socket.socket() as other:
         frames.send_frame(here, wire.pack("a"))
-        frames.send_frame(here, wire.pack("b"), (other.fileno(),))
+        socket.send_fds(here, frames.packets(wire.pack("b")), [other.fileno()])
         first, none = frames.receive_frame(there)
         second, [descriptor] = frames.receive_frame(there)
         assert (wire.unpack(first), none, wire.unpack(second)) == ("a", [], "b")
