@@ -155,11 +155,10 @@ def assert_close(actual: Any, expected: Any, *, rtol: float | None = None, atol:
     real = isinstance(expected, float) or (isinstance(expected, int) and abs(expected) >= 2**63)
     wanted = torch.as_tensor(expected, dtype=torch.float64 if real else None).detach().cpu()
     got = _as_tensor(actual, tuple(wanted.shape), wanted.dtype)
-    detail = f"came:     {got}\nexpected: {wanted}"
     if got.is_complex() and not wanted.is_complex():
-        raise CheckFailure("complex numbers came; real ones were expected", detail)
+        raise CheckFailure("complex numbers came; real ones were expected", _both(got, wanted))
     if wanted.is_floating_point() and bool((got.isnan() & ~wanted.isnan()).any()):
-        raise CheckFailure("NaN (not a number) came where a number was expected", detail)
+        raise CheckFailure("NaN (not a number) came where a number was expected", _both(got, wanted))
     single = torch.complex64 if got.is_complex() else torch.float32
     came = single if got.dtype in (torch.float16, torch.bfloat16) else got.dtype
     tolerances = [_TOLERANCES.get(dtype, (0.0, 0.0)) for dtype in (came, wanted.dtype)]
@@ -171,8 +170,14 @@ def assert_close(actual: Any, expected: Any, *, rtol: float | None = None, atol:
     if not bool(close.all()):
         count = f"{int((~close).sum())} of {close.numel()} values differ" if close.numel() > 1 else "it differs"
         raise CheckFailure(
-            "the value is not the expected one", f"{count} (rtol {relative:g}, atol {absolute:g})\n{detail}"
+            "the value is not the expected one",
+            f"{count} (rtol {relative:g}, atol {absolute:g})\n{_both(got, wanted)}",
         )
+
+
+def _both(got: torch.Tensor, wanted: torch.Tensor) -> str:
+    """What came and what should have: text that takes longer to make than the comparison."""
+    return f"came:     {got}\nexpected: {wanted}"
 
 
 def _as_tensor(actual: Any, shape: tuple[int, ...], dtype: torch.dtype) -> torch.Tensor:

@@ -461,6 +461,16 @@ def test_the_cause_never_holds_a_number_and_the_text_for_instructors_does():
         assert not any(character.isdigit() for character in raised.value.cause)
 
 
+def test_what_holds_is_not_written_down(monkeypatch):
+    written = []
+    monkeypatch.setattr(torch.Tensor, "__format__", lambda tensor, _: written.append(tensor) or "a tensor")
+    assert_close(torch.tensor([0.5108]), torch.tensor([0.5108]))
+    assert written == []
+    with pytest.raises(CheckFailure):
+        assert_close(torch.tensor([0.5108]), torch.tensor([0.25]))
+    assert written == [torch.tensor([0.5108]), torch.tensor([0.25])]
+
+
 def test_the_tolerance_is_that_of_the_less_precise_dtype_unless_given():
     off = torch.ones(1) * (1 + 1e-4)
     with pytest.raises(CheckFailure):
