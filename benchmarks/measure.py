@@ -11,6 +11,8 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
+STRETCH = 4
+"""Submissions one after another, or runs of a notebook's cells and checks, that make one measurement."""
 _SAMPLE_SECONDS = 0.5
 
 

@@ -5,8 +5,8 @@
 For each assignment, in CPU seconds of the whole machine per submission: its cells and its checks with nothing around
 them (`plain.py`), grading with everything included, the difference, and what of it recording in the gradebook takes.
 The start of the command does not count (see `bench.py` for it). All are measured in turns, round after round, and the
-least of each counts, of cells and checks the least of all runs, of the rest the least of all stretches of submissions:
-what else a processor does makes either longer, never shorter. Then a profile of recording, by library. The last line is
+least of all stretches counts, of runs of cells and checks as of submissions: what else a processor does makes either
+longer, never shorter. Then a profile of recording, by library. The last line is
 the largest overhead.
 """
 
@@ -28,7 +28,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from light import keep_empty_gradebook, start_over
-from measure import slope
+from measure import STRETCH, slope
 
 from autograder.authoring import read_script, solved_notebook
 from autograder.course import load_course
@@ -37,8 +37,6 @@ from autograder.results import load_result, result_path
 
 ROOT = Path(__file__).parents[1]
 TO_RECORD = 40
-STRETCH = 4
-"""Submissions that are graded one after another make one measurement."""
 
 
 @dataclass(frozen=True)
