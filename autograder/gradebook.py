@@ -9,6 +9,7 @@ import atexit
 import contextlib
 import glob
 import io
+import json
 import logging
 import mimetypes
 import re
@@ -106,6 +107,9 @@ class SubmissionExporter(NotebookExporter):  # type: ignore[misc]
     def from_filename(self, filename: str, resources: Any = None, **options: Any) -> tuple[str, Any]:
         """Read a submission rebuilt, and what nbgrader has written itself as it is.
 
+        It does so twice for each submission: what comes out of the first pass is read, and so validated, by the second,
+        which writes in its place what stays.
+
         Raises:
             SubmissionFault: It is no notebook.
         """
@@ -117,7 +121,8 @@ class SubmissionExporter(NotebookExporter):  # type: ignore[misc]
         self._recording_begins(root, about["assignment"], about["student"])
         notebook = read_notebook(root, about["assignment"], about["student"])
         rebuilt = rebuild(notebook, read_released(root, about["assignment"]))
-        return self.from_notebook_node(rebuilt, resources=resources, **options)
+        nb, resources = self._take_steps(rebuilt, resources)
+        return json.dumps(nb), resources
 
     def from_notebook_node(self, nb: Any, resources: Any = None, **_: Any) -> tuple[str, Any]:
         """Run nbgrader's steps and write what comes out. nbconvert would copy the notebook and validate it once more.
@@ -125,14 +130,18 @@ class SubmissionExporter(NotebookExporter):  # type: ignore[misc]
         Raises:
             nbformat.ValidationError: The steps have made something else than a notebook of it.
         """
-        resources = self._init_resources(resources)
-        for step in self._preprocessors:
-            nb, resources = step(nb, resources)
+        nb, resources = self._take_steps(nb, resources)
         invalid: dict[str, Exception] = {}
         text = nbformat.writes(nb, capture_validation_error=invalid)
         if invalid:
             raise invalid["ValidationError"]
         return f"{text}\n", resources
+
+    def _take_steps(self, nb: Any, resources: Any) -> tuple[Any, Any]:
+        resources = self._init_resources(resources)
+        for step in self._preprocessors:
+            nb, resources = step(nb, resources)
+        return nb, resources
 
 
 class RunChecks(NbGraderPreprocessor):  # type: ignore[misc]
