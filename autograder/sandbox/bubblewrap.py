@@ -19,7 +19,7 @@ from autograder.gpu import Gpu
 ROOM_FILES = (
     "__init__.py", "remote/__init__.py", "remote/frames.py", "remote/wire.py", "remote/standin.py", "remote/server.py",
     "remote/cells.py", "sandbox/__init__.py", "sandbox/cuda.py", "sandbox/forks.py", "sandbox/lockdown.py",
-    "sandbox/template.py",
+    "sandbox/template.py", "sandbox/watching.py",
 )  # fmt: skip
 PYTHON, PACKAGES, ROOM, HOME = "/opt/python", "/opt/packages", "/opt/room", "/home/student"
 INSTALL_HINT = "install it with `sudo apt-get install bubblewrap` (Debian, Ubuntu) or `sudo dnf install bubblewrap`"

@@ -17,6 +17,8 @@ CLONE_NEWNS, CLONE_NEWCGROUP, CLONE_NEWUTS, CLONE_NEWIPC = 0x20000, 0x2000000, 0
 CLONE_NEWUSER, CLONE_NEWPID, CLONE_NEWNET, CLONE_NEWTIME = 0x10000000, 0x20000000, 0x40000000, 0x80
 _CLONE_NEW = CLONE_NEWNS | CLONE_NEWCGROUP | CLONE_NEWUTS | CLONE_NEWIPC | CLONE_NEWUSER | CLONE_NEWPID | CLONE_NEWNET
 
+NOSUID, NODEV, NOEXEC = 0x2, 0x4, 0x8
+
 _PR_SET_DUMPABLE, _PR_SET_SECCOMP, _PR_SET_NO_NEW_PRIVS = 4, 22, 38
 _SECCOMP_MODE_FILTER = 2
 _ALLOW, _KILL, _ERRNO = 0x7FFF0000, 0x80000000, 0x00050000
@@ -66,6 +68,39 @@ def _check(status: int, what: str) -> None:
 def unshare(flags: int) -> None:
     """Move this process (for new pids: its children) into new namespaces."""
     _check(_libc.unshare(flags), "unshare")
+
+
+def enter_user_namespace(others: int = 0) -> None:
+    """Move this process into a new user namespace, where it is who it was and has all capabilities.
+
+    Args:
+        others: Kinds of namespaces that it gets with it, and over which it so has power.
+    """
+    user, group = os.getuid(), os.getgid()
+    unshare(CLONE_NEWUSER | others)
+    for file, text in (("setgroups", "deny"), ("uid_map", f"{user} {user} 1"), ("gid_map", f"{group} {group} 1")):
+        try:
+            Path("/proc/self", file).write_text(text)
+        except OSError as error:
+            raise LockdownError(error.errno, f"{file}: {error.strerror}") from None
+
+
+def fork_first_of_pids() -> int:
+    """Fork a child that is the first process of a pid namespace of its own: all that it starts ends with it.
+
+    Returns:
+        The child's number in the namespace of this process; 0 in the child.
+    """
+    ours = os.open("/proc/self/ns/pid", os.O_RDONLY)
+    child = -1
+    try:
+        unshare(CLONE_NEWPID)  # for the children to come, of which the next may not be in there
+        child = os.fork()
+    finally:
+        if child:
+            _check(_libc.setns(ours, CLONE_NEWPID), "setns")
+        os.close(ours)
+    return child
 
 
 def mount(source: str, target: str, kind: str, options: str = "", flags: int = 0) -> None:

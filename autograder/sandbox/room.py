@@ -32,7 +32,7 @@ WATCH_BYTES = 256 * 2**20
 kernel's limit first, and with it an exception; seen from outside it has somewhat more by then, such as pages of
 libraries that nothing had used in the template."""
 MIN_WALL_SECONDS = 10.0
-KEEPER_SECONDS = 10.0
+ANSWER_SECONDS = 10.0
 _PART = 2**18
 """Bytes that are received at once: more than a socket usually holds, and no more memory than is needed for them."""
 
@@ -151,7 +151,8 @@ class Sandbox:
         return process
 
     def _configure(self, packages: list[str]) -> None:
-        settings = {"packages": packages, "preload": self.preload, "imports": self.imports}
+        nested = self.nested and self.kind != "none"
+        settings = {"packages": packages, "preload": self.preload, "imports": self.imports, "nested": nested}
         self.control.send(json.dumps(settings).encode())
 
     def wait(self) -> None:
@@ -386,7 +387,7 @@ class Room:
             self.lifeline.send(question)
         except OSError:
             raise RoomEnded(self._how_it_ended()) from None
-        answer = self.listen(KEEPER_SECONDS)
+        answer = self.listen(ANSWER_SECONDS)
         if not answer and select.select([self.lifeline], [], [], 0)[0] == []:
             raise SandboxFailed("the process that watches over a submission does not answer")
         self.cpu_seconds = max(self.cpu_seconds, answer.get("cpu", 0.0))
@@ -395,7 +396,7 @@ class Room:
         return Usage(answer["cpu"], max(0, answer["memory"] - self.overhead))
 
     def listen(self, seconds: float) -> dict[str, Any]:
-        """The keeper's next message; empty where none came."""
+        """The next message about the process; empty where none came."""
         if not select.select([self.lifeline], [], [], seconds)[0]:
             return {}
         try:
@@ -408,7 +409,7 @@ class Room:
     def _how_it_ended(self) -> str:
         if not self.trunk:
             return "the process ended while your code ran"
-        deadline = time.monotonic() + KEEPER_SECONDS  # on a busy machine it may come late
+        deadline = time.monotonic() + ANSWER_SECONDS  # on a busy machine it may come late
         while (left := deadline - time.monotonic()) > 0:
             message = self.listen(left)
             if "exit" in message:
@@ -420,7 +421,7 @@ class Room:
 
     def end(self) -> None:
         """End a trunk's process and what it started, and wait until all is gone, the memory of a GPU with it."""
-        end = time.monotonic() + KEEPER_SECONDS
+        end = time.monotonic() + ANSWER_SECONDS
         with contextlib.suppress(OSError):
             self.lifeline.shutdown(socket.SHUT_WR)
             while (left := end - time.monotonic()) > 0 and "exit" not in (message := self.listen(left)) and message:

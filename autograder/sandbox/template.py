@@ -1,16 +1,17 @@
-"""The warm process inside the sandbox: imports once, forks a locked-down child per submission.
+"""The warm process inside the sandbox: imports once, forks a locked-down child per submission and watches over it.
 
-    template --fork--> keeper --fork--> the submission's process (student code runs here)
+    bubblewrap's first process --fork--> template --fork--> the submission's process (student code runs here)
 
 A request is one packet with two descriptors: the submission's channel, over which its process answers calls, and the
-lifeline, over which the keeper tells the grader how the process is doing. When the lifeline closes, because the grader
-is done or has died, the keeper kills the process and with it, as it is the first of its pid namespace, everything it
-started. The keeper never runs student code and is out of its reach.
+lifeline, over which the template tells the grader how the process is doing. When the lifeline closes, because the
+grader is done or has died, the template kills the process and with it, as it is the first of its pid namespace,
+everything it started. The template never runs student code and is out of its reach.
 
 This file enters the sandbox: of ours it imports only what enters with it.
 """
 
 import contextlib
+import errno
 import gc
 import importlib
 import json
@@ -20,20 +21,20 @@ import signal
 import socket
 import sys
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
-from autograder.sandbox import cuda, forks, lockdown
+from autograder.sandbox import cuda, forks, lockdown, watching
+from autograder.sandbox.watching import HOME, SHARED_MEMORY, TEMPORARY, Watched, say, usage_of
 
-HOME, SHARED_MEMORY, TEMPORARY = "/home/student", "/dev/shm", "/tmp"
-TICK = os.sysconf("SC_CLK_TCK")
-PAGE = os.sysconf("SC_PAGE_SIZE")
+_LOOK_MILLISECONDS = 50
 
 
 def main() -> None:
     """Warm up, then serve requests until the grader closes its end of the control socket."""
     control = socket.socket(fileno=int(sys.argv[1]))
     settings: dict[str, Any] = json.loads(control.recv(2**16))
+    signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # whoever started the grader may have had it ignored
+    denied = enter_own_namespaces(control) if settings["nested"] else "not asked for"
     if settings["packages"]:  # for the interpreters that student code starts; this one has read its environment already
         os.environ["PYTHONPATH"] = os.pathsep.join(settings["packages"])
     for folder in settings["packages"]:
@@ -48,26 +49,45 @@ def main() -> None:
         if threads != 1:
             raise RuntimeError(f"{threads} threads run in the template, which must fork safely")
         cuda.demand_untouched()
+        template = Template(control, cells, denied)
     except BaseException as error:
         control.send(json.dumps({"error": f"{type(error).__name__}: {error}"}).encode())
         raise
     control.send(json.dumps({"ready": os.getpid()}).encode())
-    while True:
-        packet, descriptors, _, _ = socket.recv_fds(control, 2**16, 2)
-        if not packet:
-            os._exit(0)  # tearing down what was imported takes seconds
-        with contextlib.suppress(ChildProcessError):
-            while os.waitpid(-1, os.WNOHANG)[0]:
-                pass
-        request = json.loads(packet)
-        if request["isolation"] == "bubblewrap":
-            lockdown.show_memory(False)  # of this process and its keeper, which the submission will see in /proc
-        if os.fork() == 0:
+    template.serve()
+
+
+def enter_own_namespaces(control: socket.socket) -> str:
+    """Go on in a child that has power over namespaces of its own, or else in this process; then, why.
+
+    The child can give each submission namespaces without a process in between, which would take a fork of its own.
+    """
+    reading, writing = os.pipe()
+    if os.fork():
+        os.close(writing)
+        with open(reading, "rb", closefd=True) as pipe:
+            said = pipe.read()
+        if said == b"entered":
             control.close()
-            keep(request, descriptors[0], descriptors[1], cells)
+        with contextlib.suppress(ChildProcessError):
+            while os.wait():
+                pass
+        if said == b"entered":
             os._exit(0)
-        for descriptor in descriptors:
-            os.close(descriptor)
+        return said.decode(errors="replace") or "the process that tried ended"
+    try:
+        lockdown.enter_user_namespace(lockdown.CLONE_NEWNS | lockdown.CLONE_NEWPID)
+        lockdown.make_mounts_private()
+        if os.fork():
+            os._exit(0)
+        mount_proc()
+    except BaseException as error:
+        os.write(writing, f"{type(error).__name__}: {error}".encode())
+        os._exit(1)
+    os.close(reading)
+    os.write(writing, b"entered")
+    os.close(writing)
+    return ""
 
 
 def warm_up(preload: list[str], imports: list[str]) -> Any:
@@ -104,61 +124,132 @@ def warm_up(preload: list[str], imports: list[str]) -> Any:
     return cells
 
 
-def keep(request: dict[str, Any], channel: int, lifeline_descriptor: int, cells: Any) -> None:
-    """Fork the submission's process in namespaces of its own and watch over it."""
-    lifeline = socket.socket(fileno=lifeline_descriptor)
-    isolation = request["isolation"]
-    try:
-        if isolation == "namespaces":
-            enter_namespaces(request)
-        _, baseline = usage_of([os.getpid()])
-        child = os.fork()
-        if child == 0:
-            run_submission(request, channel, lifeline, cells)
-            os._exit(0)
-        os.close(channel)
-    except BaseException as error:
-        say(lifeline, {"failed": f"{type(error).__name__}: {error}"})
-        return
-    status, usage = watch(lifeline, child, isolation, baseline)
-    say(lifeline, {"exit": status, "cpu": usage})
+class Template:
+    """Opens rooms and watches over them."""
+
+    def __init__(self, control: socket.socket, cells: Any, denied: str) -> None:
+        """Serve the grader.
+
+        Args:
+            control: Over which it asks for rooms.
+            cells: The shell that each submission gets a copy of.
+            denied: Why submissions cannot have namespaces of their own here, or "".
+        """
+        self.control, self.cells, self.denied = control, cells, denied
+        self.rooms: list[Watched] = []
+        self.baseline = memory_of_a_fork()
+
+    def serve(self) -> None:
+        """Open rooms and answer what is asked about them, until the grader is gone."""
+        while True:
+            poll = select.poll()
+            for descriptor in (self.control.fileno(), *(one for room in self.rooms for one in room.awaited())):
+                poll.register(descriptor, select.POLLIN)
+            blind = any(room.exited < 0 for room in self.rooms)
+            ready = {descriptor for descriptor, _ in poll.poll(_LOOK_MILLISECONDS if blind else None)}
+            for room in list(self.rooms):
+                if (room.exited in ready or room.exited < 0) and room.has_ended():
+                    self.rooms.remove(room)
+                    room.close()
+                elif room.lifeline.fileno() in ready and not room.answer():
+                    room.kill()
+            if self.control.fileno() in ready:
+                self._open_room()
+
+    def _open_room(self) -> None:
+        packet = b""
+        descriptors: list[int] = []
+        with contextlib.suppress(OSError):
+            packet, descriptors, _, _ = socket.recv_fds(self.control, 2**16, 2)
+        if not packet:
+            for room in self.rooms:
+                room.kill()
+            os._exit(0)  # tearing down what was imported takes seconds
+        channel, lifeline = (socket.socket(fileno=descriptor) for descriptor in descriptors)
+        with channel:
+            try:
+                self.rooms.append(self._fork(json.loads(packet), channel, lifeline))
+            except OSError as error:
+                say(lifeline, {"failed": f"{type(error).__name__}: {error}"})
+                lifeline.close()
+
+    def _fork(self, request: dict[str, Any], channel: socket.socket, lifeline: socket.socket) -> Watched:
+        isolation = request["isolation"]
+        if isolation == "bubblewrap":
+            lockdown.show_memory(False)  # of this process, which the submission will see in /proc
+        if isolation == "namespaces" and self.denied:
+            raise lockdown.LockdownError(errno.EPERM, self.denied)
+        shown, showing = socket.socketpair()
+        with showing:
+            child = lockdown.fork_first_of_pids() if isolation == "namespaces" else os.fork()
+            if child == 0:
+                try:
+                    shown.close()
+                    self._let_go()
+                    run_submission(request, channel, lifeline, showing, self.cells)
+                finally:
+                    os._exit(1)
+        return Watched(child, isolation, lifeline, shown, self.baseline)
+
+    def _let_go(self) -> None:
+        """In a submission's process: close what concerns the grader and the rooms of others."""
+        self.control.close()
+        for room in self.rooms:
+            room.close()
+        self.rooms.clear()
 
 
-def enter_namespaces(request: dict[str, Any]) -> None:
-    """New user, mount, pid, ipc and network namespaces with folders of this submission's own."""
-    user, group = os.getuid(), os.getgid()
-    # A network of its own too: abstract sockets and 127.0.0.1 would join the rooms of one template.
-    lockdown.unshare(
-        lockdown.CLONE_NEWUSER
-        | lockdown.CLONE_NEWNS
-        | lockdown.CLONE_NEWPID
-        | lockdown.CLONE_NEWIPC
-        | lockdown.CLONE_NEWNET
-    )
-    Path("/proc/self/setgroups").write_text("deny")
-    Path("/proc/self/uid_map").write_text(f"{user} {user} 1")
-    Path("/proc/self/gid_map").write_text(f"{group} {group} 1")
-    lockdown.make_mounts_private()
-    nosuid_nodev = 0x2 | 0x4
+def memory_of_a_fork() -> int:
+    """Resident bytes of a fork of this process that has done nothing yet."""
+    reading, writing = os.pipe()
+    child = os.fork()
+    if child == 0:
+        os.write(writing, str(usage_of([os.getpid()])[1]).encode())
+        os._exit(0)
+    os.close(writing)
+    with open(reading) as pipe:
+        found = int(pipe.read())
+    os.waitpid(child, 0)
+    return found
+
+
+def mount_proc() -> None:
+    """Show the processes of this pid namespace, and no others, in /proc."""
+    lockdown.mount("proc", "/proc", "proc", "", lockdown.NOSUID | lockdown.NODEV | lockdown.NOEXEC)
+
+
+def enter_namespaces(files_bytes: int) -> None:
+    """Give this process, the first of a pid namespace, mounts, folders, a network and a user namespace of its own."""
+    # A network, too: abstract sockets and 127.0.0.1 would join the rooms of one template.
+    lockdown.unshare(lockdown.CLONE_NEWNS | lockdown.CLONE_NEWIPC | lockdown.CLONE_NEWNET)
     for folder in (HOME, SHARED_MEMORY, TEMPORARY):
-        size = request["files_bytes"]
-        lockdown.mount("tmpfs", folder, "tmpfs", f"size={size},nr_inodes=10000,mode=700", nosuid_nodev)
+        size = f"size={files_bytes},nr_inodes=10000,mode=700"
+        lockdown.mount("tmpfs", folder, "tmpfs", size, lockdown.NOSUID | lockdown.NODEV)
+    mount_proc()
+    # Last, for it takes the power over all of these away. Processes are counted and limited by user namespace.
+    lockdown.enter_user_namespace()
 
 
-def run_submission(request: dict[str, Any], channel_descriptor: int, lifeline: socket.socket, cells: Any) -> None:
+def run_submission(
+    request: dict[str, Any], channel: socket.socket, lifeline: socket.socket, showing: socket.socket, cells: Any
+) -> None:
     """Lock this process down and answer requests: from here on, student code runs."""
     from autograder.remote import standin
     from autograder.remote.server import Server
 
     try:
+        if request["isolation"] == "namespaces":
+            enter_namespaces(request["files_bytes"])
+        if request["isolation"] != "none":
+            watching.show(showing)
+        showing.close()
         gpu = lock_down(request, cells)
     except BaseException as error:  # no student code has run yet: the failure is not the student's
         say(lifeline, {"failed": f"{type(error).__name__}: {error}"})
         os._exit(1)
     say(lifeline, {"started": True, "overhead": gpu.overhead if gpu else 0})
     lifeline.close()
-    channel = socket.socket(fileno=channel_descriptor)
-    os.set_inheritable(channel_descriptor, False)
+    channel.set_inheritable(False)
     Server(cells.namespace, cells, gpu.device if gpu else standin.DEVICE).serve(channel)
     os._exit(0)  # leave no time for atexit handlers and finalizers of student code
 
@@ -167,8 +258,6 @@ def lock_down(request: dict[str, Any], cells: Any) -> "StartedGpu | None":
     """Enter the working folder and give up what a submission must not have; start the GPU, if it has one."""
     with contextlib.suppress(OSError):
         os.setsid()
-    if request["isolation"] == "namespaces":
-        lockdown.mount("proc", "/proc", "proc", "", 0x2 | 0x4 | 0x8)
     if request["cores"]:
         os.sched_setaffinity(0, request["cores"])
     os.chdir(request["home"])
@@ -188,7 +277,6 @@ def lock_down(request: dict[str, Any], cells: Any) -> "StartedGpu | None":
         if gpu is not None:
             lockdown.limit_data(request["memory_bytes"])
         lockdown.show_memory(True)
-        signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # whoever started the grader may have had it ignored
         lockdown.filter_system_calls(all_threads=gpu is not None)
     return gpu
 
@@ -208,133 +296,6 @@ def start_gpu(memory_bytes: int) -> StartedGpu:
     device = cuda.start(memory_bytes)
     _, after = usage_of([os.getpid()])
     return StartedGpu(device, max(0, after - before))
-
-
-def watch(lifeline: socket.socket, child: int, isolation: str, baseline: int) -> tuple[int, float]:
-    """Answer the grader's questions until the process ends or must end; its wait status and CPU seconds.
-
-    `baseline` is what a fork of the template holds in memory before it does anything.
-    """
-    exited = os.pidfd_open(child) if hasattr(os, "pidfd_open") else -1
-    poll = select.poll()
-    poll.register(lifeline, select.POLLIN)
-    if exited >= 0:
-        poll.register(exited, select.POLLIN)
-    while True:
-        ready = {descriptor for descriptor, _ in poll.poll(None if exited >= 0 else 50)}
-        if exited in ready or exited < 0:
-            pid, status, usage = os.wait4(child, os.WNOHANG)
-            if pid:
-                if isolation == "none":  # no namespace ends what it has forked
-                    kill_group(child)
-                return status, usage.ru_utime + usage.ru_stime
-        if lifeline.fileno() in ready:
-            question = lifeline.recv(1)
-            if not question:
-                kill(child)
-                _, status, usage = os.wait4(child, 0)
-                return status, usage.ru_utime + usage.ru_stime
-            if question == b"c":
-                forget_peak(first_of(child, isolation))
-            if question == b"r":
-                for pid in branches(child, isolation):
-                    kill_seen(pid)
-            pids = processes(child, isolation)
-            cpu, resident = usage_of(pids)
-            if question in (b"p", b"t"):
-                asked = [first_of(child, isolation)] if question == b"t" else branches(child, isolation)
-                peak = max(map(peak_of, asked), default=0)
-                say(lifeline, {"cpu": cpu, "memory": max(0, peak - baseline)})
-                continue
-            # What a process has in common with the template is not the submission's; what lies in its folders is.
-            files = 0 if isolation == "none" else sum(map(used_bytes, (HOME, SHARED_MEMORY, TEMPORARY)))
-            say(lifeline, {"cpu": cpu, "memory": max(0, resident - baseline * len(pids)) + files})
-
-
-def kill(pid: int) -> None:
-    """Kill the submission's process: in a pid namespace, everything else in there dies with it."""
-    kill_group(pid)
-    with contextlib.suppress(ProcessLookupError):
-        os.kill(pid, signal.SIGKILL)
-
-
-def kill_group(pid: int) -> None:
-    """Kill what is in a submission's process group."""
-    with contextlib.suppress(ProcessLookupError, PermissionError):
-        os.killpg(pid, signal.SIGKILL)
-
-
-def processes(child: int, isolation: str) -> list[int]:
-    """The submission's processes, by the numbers that /proc here shows them under.
-
-    In namespaces of its own, /proc is the submission's. In a bubblewrap of its own, all in /proc are but the template
-    and this keeper. Without walls, the process's descendants are found by walking.
-    """
-    if isolation != "none":
-        ours = (1, os.getpid()) if isolation == "bubblewrap" else ()
-        return [int(name) for name in os.listdir("/proc") if name.isdigit() and int(name) not in ours]
-    found = [child]
-    for pid in found:
-        with contextlib.suppress(OSError):
-            for task in os.listdir(f"/proc/{pid}/task"):
-                found += [int(n) for n in Path(f"/proc/{pid}/task/{task}/children").read_text().split()]
-    return found
-
-
-def branches(child: int, isolation: str) -> list[int]:
-    """The submission's processes but its first."""
-    return [pid for pid in processes(child, isolation) if pid != first_of(child, isolation)]
-
-
-def first_of(child: int, isolation: str) -> int:
-    """The submission's first process, by the number that /proc here shows it under."""
-    return 1 if isolation == "namespaces" else child
-
-
-def kill_seen(pid: int) -> None:
-    """Kill a process by its number in the submission's own /proc, where os.kill would take it for another's."""
-    with contextlib.suppress(OSError):
-        folder = os.open(f"/proc/{pid}", os.O_RDONLY | os.O_DIRECTORY)
-        try:
-            signal.pidfd_send_signal(folder, signal.SIGKILL)
-        finally:
-            os.close(folder)
-
-
-def usage_of(pids: list[int]) -> tuple[float, int]:
-    """CPU seconds and resident bytes of some processes, children that they have waited for included."""
-    ticks = pages = 0
-    for pid in pids:
-        with contextlib.suppress(OSError, IndexError, ValueError):
-            fields = Path(f"/proc/{pid}/stat").read_text(errors="replace").rpartition(")")[2].split()
-            ticks += sum(int(field) for field in fields[11:15])
-            pages += int(fields[21])
-    return ticks / TICK, pages * PAGE
-
-
-def peak_of(pid: int) -> int:
-    """The most bytes that a process has had in memory at once."""
-    with contextlib.suppress(OSError, IndexError, ValueError):
-        return int(Path(f"/proc/{pid}/status").read_text(errors="replace").split("VmHWM:")[1].split()[0]) * 1024
-    return 0
-
-
-def forget_peak(pid: int) -> None:
-    """Let the most that a process has had in memory be counted from here on."""
-    with contextlib.suppress(OSError):
-        Path(f"/proc/{pid}/clear_refs").write_text("5")
-
-
-def used_bytes(folder: str) -> int:
-    """What the files of a folder that is a filesystem in memory take of it."""
-    status = os.statvfs(folder)
-    return (status.f_blocks - status.f_bfree) * status.f_frsize
-
-
-def say(lifeline: socket.socket, message: dict[str, Any]) -> None:
-    """One packet to the grader, unless it is gone."""
-    with contextlib.suppress(OSError):
-        lifeline.send(json.dumps(message).encode())
 
 
 if __name__ == "__main__":

@@ -149,7 +149,7 @@ def test_walls_that_show_and_connect_too_much_are_found_out(
         monkeypatch,
         lambda given: [*given[: given.index("--remount-ro")], "--share-net", "--chdir", bubblewrap.HOME],
     )
-    edit_room(monkeypatch, {"template.py": ("        | lockdown.CLONE_NEWNET\n", "")})
+    edit_room(monkeypatch, {"template.py": (" | lockdown.CLONE_NEWNET)", ")")})
     found = tried(tiny_course.root)
     assert escapes_of(found) == {"read the course folder", "reach a network", "write outside its folders"}
     assert verdict(found).startswith("NOTHING SHOULD BE GRADED HERE")

@@ -31,7 +31,7 @@ from autograder.gpu import Gpu, GpuNotFree, GpuUnavailable, demand_free, find_gp
 from autograder.remote import standin
 from autograder.remote.client import loopback
 from autograder.results import SubmissionResult, Verdict
-from autograder.sandbox import bubblewrap, cuda, folders, template
+from autograder.sandbox import bubblewrap, cuda, folders, watching
 from autograder.sandbox.room import Sandbox
 from autograder.worker import _Jobs, refused, resolve_device
 
@@ -325,12 +325,12 @@ def test_memory_is_limited_where_the_address_space_is_not() -> None:
 
 
 def test_the_most_that_a_process_had_in_memory_can_be_forgotten() -> None:
-    before = template.peak_of(os.getpid())
+    before = watching.peak_of(os.getpid())
     block = bytearray(b"x") * 2**28
-    assert template.peak_of(os.getpid()) > before + 2**27
+    assert watching.peak_of(os.getpid()) > before + 2**27
     del block
-    template.forget_peak(os.getpid())
-    assert template.peak_of(os.getpid()) < before + 2**27
+    watching.forget_peak(os.getpid())
+    assert watching.peak_of(os.getpid()) < before + 2**27
 
 
 # where tensors are

@@ -127,7 +127,7 @@ def test_nothing_of_ours_but_what_runs_the_notebook_is_inside(room):
         "autograder/remote/server.py",
         "autograder/remote/standin.py", "autograder/remote/wire.py",
         "autograder/sandbox/__init__.py", "autograder/sandbox/cuda.py", "autograder/sandbox/forks.py",
-        "autograder/sandbox/lockdown.py", "autograder/sandbox/template.py",
+        "autograder/sandbox/lockdown.py", "autograder/sandbox/template.py", "autograder/sandbox/watching.py",
     ]  # fmt: skip
 
 
@@ -154,7 +154,8 @@ def test_processes_and_environment_of_this_machine_cannot_be_seen(room, bare):
     assert not {name for name in names if name.startswith(("PYTEST", "GITHUB", "AWS", "SSH", "VIRTUAL"))}
 
 
-def test_only_its_own_channel_is_open_in_a_room(room):
+def test_only_its_own_channel_is_open_in_a_room(sandbox):
+    """Nothing of the grader's, nor of a room that was there before and has been asked about."""
     source = """
     import os
     result = []
@@ -164,7 +165,10 @@ def test_only_its_own_channel_is_open_in_a_room(room):
         except OSError:
             pass
     """
-    targets = result_of(room, source)
+    with contextlib.closing(sandbox.open()) as other:
+        other.usage()
+        with contextlib.closing(sandbox.open()) as room:
+            targets = result_of(room, source)
     assert targets.count("socket") == 1
     assert all(target.startswith(("socket", "/dev/null", "/home/student/#", "/opt/packages/")) for target in targets)
 
@@ -488,6 +492,23 @@ def test_a_room_sees_nothing_of_another(sandbox, room):
         other.close()
 
 
+def test_a_room_is_one_process(sandbox):
+    """A process that stood between the template and the submission's would be forked, and end, for each submission."""
+    before = sandbox_processes(sandbox)
+    with contextlib.closing(sandbox.open()) as room:
+        (process,) = sandbox_processes(sandbox) - before
+        assert processes_in(process_namespace(room)) == [process]
+
+
+def sandbox_processes(sandbox: Sandbox) -> set[int]:
+    """This machine's numbers of all processes in a sandbox; those that only wait to be collected do not count."""
+    found = [sandbox.process.pid]
+    for pid in found:
+        with contextlib.suppress(OSError):
+            found += map(int, Path(f"/proc/{pid}/task/{pid}/children").read_text().split())
+    return {pid for pid in found if ") Z " not in Path(f"/proc/{pid}/stat").read_text()}
+
+
 def test_what_a_room_leaves_is_gone_in_the_next(sandbox):
     first = sandbox.open()
     leave = "import torch\ntorch.left = 1\nfor path in ('/tmp/left', 'left'): open(path, 'w').write('x')"
@@ -525,11 +546,11 @@ def test_a_room_cannot_signal_anything_but_its_own(sandbox, room):
 
 
 def test_where_rooms_share_a_process_namespace_ours_stay_out_of_reach(single):
-    """Writing to the memory of the process that watches would undo the filter of system calls."""
+    """Writing to the memory of the template would undo the filter of system calls."""
     source = """
     import os
     result = []
-    for pid in (os.getpid(), os.getppid(), 1):
+    for pid in (os.getpid(), 1):
         opened = []
         for name in ('mem', 'environ', 'maps', 'fd'):
             try:
@@ -539,9 +560,7 @@ def test_where_rooms_share_a_process_namespace_ours_stay_out_of_reach(single):
                 pass
         result.append(opened)
     """
-    own, keeper, template = result_of(single, source)
-    assert own == ["mem", "environ", "maps", "fd"]
-    assert (keeper, template) == ([], [])
+    assert result_of(single, source) == [["mem", "environ", "maps", "fd"], []]
 
 
 # limits
@@ -571,6 +590,25 @@ def test_memory_of_all_processes_together_is_limited(room):
     with pytest.raises(LimitExceeded, match="GiB of memory") as raised:
         run_cell(room, source, seconds=100)
     assert not raised.value.wall
+
+
+@pytest.mark.parametrize("where", ["room", "single"])
+def test_what_a_process_uses_is_seen_where_it_hides_from_others_of_its_user(request, where):
+    room = request.getfixturevalue(where)
+    before = room.usage().memory_bytes
+    source = """
+    import ctypes
+    block = bytearray(b'x') * 2**27
+    ctypes.CDLL(None).prctl(15, b'VmHWM: 1 kB')  # PR_SET_NAME
+    ctypes.CDLL(None).prctl(4, 0)  # PR_SET_DUMPABLE
+    """
+    run_cell(room, source)
+    assert room.usage().memory_bytes - before >= 2**27
+    branch = room.fork()
+    assert branch.peak_memory() >= 2**26
+    branch.close()
+    room.end_branches()
+    run_cell(room, "del block; ctypes.CDLL(None).prctl(4, 1)")
 
 
 def test_processes_are_limited(room):
