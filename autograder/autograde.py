@@ -19,7 +19,7 @@ from autograder.course import Assignment, Limits
 from autograder.fingerprint import fingerprint, versions
 from autograder.judging import JudgingTooLong, limited_judging
 from autograder.outputs import clean_outputs, plain_text
-from autograder.plugin import CONNECT, Check, Outcome, as_check, run_check, safe_cause
+from autograder.plugin import CONNECT, ON_CPU, Check, Outcome, as_check, run_check, safe_cause
 from autograder.remote import wire
 from autograder.results import CellResult, CheckResult, SubmissionResult, TaskResult, Verdict
 from autograder.sandbox.room import LimitExceeded, Room, RoomEnded, Sandbox, SandboxFailed
@@ -286,6 +286,8 @@ class _Run:
                 self.branch, loss = self._new_branch()
                 if self.branch is not None:
                     result, ending = self._check(check, self.branch)
+            if self.branch is not None and ending is None and not result.passed and self.branching == "rerun":
+                result, ending = self._check_on_cpu(check, self.branch) or (result, ending)
             results.append(result)
             if ending is not None:
                 lost, loss = lost + 1, str(ending)
@@ -331,6 +333,19 @@ class _Run:
                 self.room.end_branches()
         except RoomEnded:
             self._drop_room()
+
+    def _check_on_cpu(self, check: Check, branch: Room) -> tuple[CheckResult, RoomEnded | None] | None:
+        """Run a check that failed on a GPU once more, with its inputs on the CPU; None where it is about devices.
+
+        Code that ignores the device fails all checks on a GPU, and on the CPU those about it: a mark is the same there.
+        """
+        if check.about_devices:
+            return None
+        check.item.config.stash[ON_CPU] = True
+        try:
+            return self._check(check, branch)
+        finally:
+            check.item.config.stash[ON_CPU] = False
 
     def _check(self, check: Check, branch: Room) -> tuple[CheckResult, RoomEnded | None]:
         """Run one check; also what ended its branch, if something did."""

@@ -25,6 +25,8 @@ from autograder.remote.server import UNREADABLE, seed_torch
 
 Connect = Callable[[], Student]
 CONNECT = pytest.StashKey[Connect]()
+ON_CPU = pytest.StashKey[bool]()
+"""Whether a check makes its inputs on the CPU though the run is on a GPU."""
 EXCEPTION = pytest.StashKey[BaseException | None]()
 CHECKS_FOLDER = ("tests", "checks")
 
@@ -53,6 +55,11 @@ class Check:
         return (inspect.getdoc(self.item.function) or self.item.name).splitlines()[0]
 
     @property
+    def about_devices(self) -> bool:
+        """Whether it asks what the code does with inputs on a GPU, wherever the run is."""
+        return "elsewhere" in self.item.fixturenames
+
+    @property
     def needs(self) -> tuple[str, ...]:
         """Other tasks that it uses."""
         return tuple(dict.fromkeys((*self.task.needs, *self.info.needs)))
@@ -78,7 +85,7 @@ def device(request: pytest.FixtureRequest) -> Iterator[torch.device]:
     The stand-in's tensors are on the real GPU once they are with the code under check (see `remote.server`): this
     side needs no GPU and takes none of its memory.
     """
-    if request.config.getoption("--checks-device") == "cpu":
+    if request.config.getoption("--checks-device") == "cpu" or request.config.stash.get(ON_CPU, False):
         yield torch.device("cpu")
         return
     with standin.in_force():

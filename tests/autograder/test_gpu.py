@@ -504,6 +504,14 @@ LIMITS = """
 """
 
 
+def release_without_nbgrader(course: TinyCourse) -> None:
+    """Make the folder that `course release` makes, in a fraction of the time."""
+    release = course.root / "release" / "shapes"
+    release.mkdir(parents=True)
+    (release / "shapes.ipynb").write_text(json.dumps(released_notebook(read_script(course.script))))
+    shutil.copy(course.script.parent / "expect.py", release)
+
+
 SLOW = {"never ends when asked for a gradient", "fills memory when asked for a gradient", "never ends in a cell"}
 """They take what they may, twice over."""
 
@@ -512,10 +520,7 @@ SLOW = {"never ends when asked for a gradient", "fills memory when asked for a g
 def test_running_the_notebook_for_each_task_finds_what_forking_finds(tiny_course: TinyCourse, names: set[str]) -> None:
     tiny_course.edit(tiny_course.config, "import Assignment, Course", "import Assignment, Course, Limits")
     tiny_course.edit(tiny_course.config, '00:00")],\n)\n', '00:00")],' + LIMITS)
-    release = tiny_course.root / "release" / "shapes"
-    release.mkdir(parents=True)
-    (release / "shapes.ipynb").write_text(json.dumps(released_notebook(read_script(tiny_course.script))))
-    shutil.copy(tiny_course.script.parent / "expect.py", release)
+    release_without_nbgrader(tiny_course)
     found = graded_both_ways(tiny_course.root, "shapes", {name: SUBMISSIONS[name] for name in sorted(names)})
     for name, (forked, rerun) in found.items():
         assert (forked.device, rerun.device) == ("cpu", "standin")
@@ -543,6 +548,31 @@ def test_running_the_notebook_for_each_task_finds_what_forking_finds(tiny_course
     }
     if "breaks the device in a cell" in names:
         assert found["breaks the device in a cell"][1].reason == f"cell 7: {GPU_BROKEN}"
+
+
+def test_code_that_ignores_the_device_fails_on_a_gpu_what_it_fails_on_the_cpu(tiny_course: TinyCourse) -> None:
+    tiny_course.edit(tiny_course.checks, "def test_three(self, student):", "def test_three(self, student, device):")
+    tiny_course.edit(tiny_course.checks, "student.area(torch.tensor([1.7]))", "student.area(side)")
+    tiny_course.edit(
+        tiny_course.checks, "        assert_close(student.area(side)",
+        "        side = torch.tensor([1.7], device=device)\n        assert_close(student.area(side)",
+    )  # fmt: skip
+    tiny_course.edit(tiny_course.checks, '    @check(hint="Is it', DEVICE_CHECK + '    @check(hint="Is it')
+    release_without_nbgrader(tiny_course)
+    answers = {"reference": {}, "ignores": {"area": "def area(side): return side.square() * torch.ones(1)"},
+               "wrong": {"area": "def area(side): return side * 2"}}  # fmt: skip
+    found = graded_both_ways(tiny_course.root, "shapes", answers)
+    passed = {name: [[check.passed for check in result.tasks[0].checks] for result in found[name]] for name in found}
+    assert passed == {
+        "reference": [[True, True, True]] * 2, "ignores": [[True, False, True]] * 2, "wrong": [[False, True, False]] * 2
+    }  # fmt: skip
+
+
+DEVICE_CHECK = '''    def test_device(self, student, elsewhere):
+        """A side on a GPU makes an area there."""
+        student.area(torch.tensor([1.7], device=elsewhere))
+
+'''
 
 
 @pytest.mark.long
