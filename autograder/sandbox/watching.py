@@ -14,6 +14,7 @@ from typing import Any
 HOME, SHARED_MEMORY, TEMPORARY = "/home/student", "/dev/shm", "/tmp"
 TICK = os.sysconf("SC_CLK_TCK")
 PAGE = os.sysconf("SC_PAGE_SIZE")
+_FORKED_WITHOUT_EXEC = 0x40  # PF_FORKNOEXEC, among the flags in /proc/PID/stat
 _SEEN = ("/proc", HOME, SHARED_MEMORY, TEMPORARY)
 
 
@@ -65,13 +66,13 @@ class Watched:
                 if pid != first:
                     kill_seen(pid, proc)
         pids = self._processes(proc)
-        cpu, resident = usage_of(pids, proc)
+        # What a process has in common with the template is not the submission's; what lies in its folders is.
+        cpu, memory = usage_of(pids, proc, self.baseline)
         if question in (b"p", b"t"):
             asked = [first] if question == b"t" else [pid for pid in pids if pid != first]
             memory = max((peak_of(pid, proc) for pid in asked), default=0) - self.baseline
         else:
-            # What a process has in common with the template is not the submission's; what lies in its folders is.
-            memory = max(0, resident - self.baseline * len(pids)) + sum(map(used_bytes, self.folders[1:]))
+            memory += sum(map(used_bytes, self.folders[1:]))
         say(self.lifeline, {"cpu": cpu, "memory": max(0, memory)})
         return True
 
@@ -146,15 +147,20 @@ def kill_seen(pid: int, proc: str) -> None:
             os.close(folder)
 
 
-def usage_of(pids: list[int], proc: str = "/proc") -> tuple[float, int]:
-    """CPU seconds and resident bytes of some processes, children that they have waited for included."""
-    ticks = pages = 0
+def usage_of(pids: list[int], proc: str = "/proc", shared: int = 0) -> tuple[float, int]:
+    """CPU seconds of some processes, children that they have waited for included, and their resident bytes.
+
+    Of a process that was forked, `shared` bytes do not count. One that has less, as has a process that ended and that
+    nobody has waited for, makes no room for others; one that runs another program shares nothing.
+    """
+    ticks = resident = 0
     for pid in pids:
         with contextlib.suppress(OSError, IndexError, ValueError):
             fields = Path(f"{proc}/{pid}/stat").read_text(errors="replace").rpartition(")")[2].split()
             ticks += sum(int(field) for field in fields[11:15])
-            pages += int(fields[21])
-    return ticks / TICK, pages * PAGE
+            forked = int(fields[6]) & _FORKED_WITHOUT_EXEC
+            resident += max(0, int(fields[21]) * PAGE - (shared if forked else 0))
+    return ticks / TICK, resident
 
 
 def peak_of(pid: int, proc: str = "/proc") -> int:

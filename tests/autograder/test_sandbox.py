@@ -578,9 +578,14 @@ def test_memory_of_one_process_is_limited(room):
     assert result_of(room, "block = bytearray(2**29)\nresult = len(block)") == 2**29
 
 
-def test_memory_of_all_processes_together_is_limited(room):
-    source = """
+@pytest.mark.parametrize("ended", [0, 8])
+def test_memory_of_all_processes_together_is_limited(room, ended):
+    """Processes that have ended and that nobody has waited for, which have no memory, do not make up for others."""
+    source = f"""
     import os, time
+    for _ in range({ended}):
+        if os.fork() == 0:
+            os._exit(0)
     for _ in range(3):
         if os.fork() == 0:
             block = bytearray(b'x') * (850 * 2**20)
@@ -603,12 +608,26 @@ def test_what_a_process_uses_is_seen_where_it_hides_from_others_of_its_user(requ
     ctypes.CDLL(None).prctl(4, 0)  # PR_SET_DUMPABLE
     """
     run_cell(room, source)
-    assert room.usage().memory_bytes - before >= 2**27
+    assert room.usage().memory_bytes - before >= 2**26
     branch = room.fork()
     assert branch.peak_memory() >= 2**26
     branch.close()
     room.end_branches()
     run_cell(room, "del block; ctypes.CDLL(None).prctl(4, 1)")
+
+
+def test_memory_of_other_programs_counts_whole(room):
+    """They share nothing with the template."""
+    before = room.usage().memory_bytes
+    source = """
+    import subprocess, sys
+    program = "kept = bytearray(b'x') * 2**26; print(); input()"
+    started = [subprocess.Popen([sys.executable, '-c', program], stdin=-1, stdout=-1) for _ in range(3)]
+    for process in started: process.stdout.readline()
+    """
+    run_cell(room, source)
+    assert room.usage().memory_bytes - before >= 3 * 2**26
+    run_cell(room, "for process in started: process.communicate(b'x')")
 
 
 def test_processes_are_limited(room):
