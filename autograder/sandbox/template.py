@@ -189,7 +189,7 @@ class Template:
                     run_submission(request, channel, lifeline, showing, self.cells)
                 finally:
                     os._exit(1)
-        return Watched(child, isolation, lifeline, shown, self.baseline)
+        return Watched(child, isolation, lifeline, shown, baseline=self.baseline, memory_bytes=request["memory_bytes"])
 
     def _let_go(self) -> None:
         """In a submission's process: close what concerns the grader and the rooms of others."""
@@ -204,13 +204,18 @@ def memory_of_a_fork() -> int:
     reading, writing = os.pipe()
     child = os.fork()
     if child == 0:
-        os.write(writing, str(usage_of([os.getpid()])[1]).encode())
+        os.write(writing, str(resident_bytes()).encode())
         os._exit(0)
     os.close(writing)
     with open(reading) as pipe:
         found = int(pipe.read())
     os.waitpid(child, 0)
     return found
+
+
+def resident_bytes() -> int:
+    """What this process has in memory."""
+    return sum(usage_of([os.getpid()])[1].values())
 
 
 def mount_proc() -> None:
@@ -292,10 +297,9 @@ class StartedGpu:
 def start_gpu(memory_bytes: int) -> StartedGpu:
     """Start CUDA while no limit stands in its way; student code may take so much of the GPU's memory."""
     lockdown.show_memory(True)  # else the driver may not name its threads, and gives up
-    _, before = usage_of([os.getpid()])
+    before = resident_bytes()
     device = cuda.start(memory_bytes)
-    _, after = usage_of([os.getpid()])
-    return StartedGpu(device, max(0, after - before))
+    return StartedGpu(device, max(0, resident_bytes() - before))
 
 
 if __name__ == "__main__":

@@ -14,7 +14,6 @@ from typing import Any
 HOME, SHARED_MEMORY, TEMPORARY = "/home/student", "/dev/shm", "/tmp"
 TICK = os.sysconf("SC_CLK_TCK")
 PAGE = os.sysconf("SC_PAGE_SIZE")
-_FORKED_WITHOUT_EXEC = 0x40  # PF_FORKNOEXEC, among the flags in /proc/PID/stat
 _SEEN = ("/proc", HOME, SHARED_MEMORY, TEMPORARY)
 
 
@@ -29,7 +28,14 @@ class Watched:
     """
 
     def __init__(
-        self, child: int, isolation: str, lifeline: socket.socket, shown: socket.socket, baseline: int
+        self,
+        child: int,
+        isolation: str,
+        lifeline: socket.socket,
+        shown: socket.socket,
+        *,
+        baseline: int,
+        memory_bytes: int,
     ) -> None:
         """Begin to watch.
 
@@ -37,9 +43,10 @@ class Watched:
             child, isolation, lifeline: See above.
             shown: Over which the process, before student code runs in it, sends its view of things (`show`).
             baseline: Bytes of memory that a fork of the template has before it does anything.
+            memory_bytes: What the submission may have.
         """
         self.child, self.isolation, self.lifeline = child, isolation, lifeline
-        self.shown, self.baseline = shown, baseline
+        self.shown, self.baseline, self.memory_bytes = shown, baseline, memory_bytes
         self.exited = os.pidfd_open(child) if hasattr(os, "pidfd_open") else -1
         self.folders: list[int] = []
         self.asked = True
@@ -66,15 +73,24 @@ class Watched:
                 if pid != first:
                     kill_seen(pid, proc)
         pids = self._processes(proc)
-        # What a process has in common with the template is not the submission's; what lies in its folders is.
-        cpu, memory = usage_of(pids, proc, self.baseline)
+        cpu, resident = usage_of(pids, proc)
         if question in (b"p", b"t"):
             asked = [first] if question == b"t" else [pid for pid in pids if pid != first]
             memory = max((peak_of(pid, proc) for pid in asked), default=0) - self.baseline
         else:
-            memory += sum(map(used_bytes, self.folders[1:]))
+            memory = self._memory(resident, first, proc) + sum(map(used_bytes, self.folders[1:]))
         say(self.lifeline, {"cpu": cpu, "memory": max(0, memory)})
         return True
+
+    def _memory(self, resident: dict[int, int], first: int, proc: str) -> int:
+        """Bytes that the submission's processes have beyond what the template shares with them.
+
+        What its other processes share, with the template or with each other, is looked up only where it matters.
+        """
+        most = sum(resident.values()) - min(self.baseline, resident.get(first, 0))
+        if most <= self.memory_bytes:
+            return most
+        return min(most, sum(proportional_bytes(pid, proc) or whole for pid, whole in resident.items()))
 
     def _look(self) -> str:
         """Where the submission's processes can be looked up, by the numbers that it knows them by."""
@@ -147,20 +163,23 @@ def kill_seen(pid: int, proc: str) -> None:
             os.close(folder)
 
 
-def usage_of(pids: list[int], proc: str = "/proc", shared: int = 0) -> tuple[float, int]:
-    """CPU seconds of some processes, children that they have waited for included, and their resident bytes.
-
-    Of a process that was forked, `shared` bytes do not count. One that has less, as has a process that ended and that
-    nobody has waited for, makes no room for others; one that runs another program shares nothing.
-    """
-    ticks = resident = 0
+def usage_of(pids: list[int], proc: str = "/proc") -> tuple[float, dict[int, int]]:
+    """CPU seconds of some processes, children that they have waited for included; the resident bytes of each."""
+    ticks = 0
+    resident: dict[int, int] = {}
     for pid in pids:
         with contextlib.suppress(OSError, IndexError, ValueError):
             fields = Path(f"{proc}/{pid}/stat").read_text(errors="replace").rpartition(")")[2].split()
             ticks += sum(int(field) for field in fields[11:15])
-            forked = int(fields[6]) & _FORKED_WITHOUT_EXEC
-            resident += max(0, int(fields[21]) * PAGE - (shared if forked else 0))
+            resident[pid] = int(fields[21]) * PAGE
     return ticks / TICK, resident
+
+
+def proportional_bytes(pid: int, proc: str) -> int:
+    """A process's memory, of a page that n processes share an n-th; 0 where the process keeps that secret."""
+    with contextlib.suppress(OSError, IndexError, ValueError):
+        return int(Path(f"{proc}/{pid}/smaps_rollup").read_text().split("\nPss:")[1].split()[0]) * 1024
+    return 0
 
 
 def peak_of(pid: int, proc: str = "/proc") -> int:

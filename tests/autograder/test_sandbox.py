@@ -616,18 +616,27 @@ def test_what_a_process_uses_is_seen_where_it_hides_from_others_of_its_user(requ
     run_cell(room, "del block; ctypes.CDLL(None).prctl(4, 1)")
 
 
-def test_memory_of_other_programs_counts_whole(room):
-    """They share nothing with the template."""
-    before = room.usage().memory_bytes
+def test_what_processes_share_counts_once_and_what_other_programs_have_counts_whole(room):
+    """A branch has all that the notebook has. Another program has nothing of the template's, nor have its children."""
+    run_cell(room, "block = bytearray(b'x') * (1200 * 2**20)")
+    with contextlib.closing(room.fork()) as branch:
+        assert result_of(branch, "result = len(block)") == 1200 * 2**20
+        assert 1200 * 2**20 <= room.usage().memory_bytes < 1600 * 2**20
+    room.end_branches()
     source = """
     import subprocess, sys
-    program = "kept = bytearray(b'x') * 2**26; print(); input()"
-    started = [subprocess.Popen([sys.executable, '-c', program], stdin=-1, stdout=-1) for _ in range(3)]
-    for process in started: process.stdout.readline()
+    program = '''
+    import os, time
+    for _ in range(8):
+        if os.fork() == 0:
+            kept = bytearray(b'x') * (150 * 2**20)
+            time.sleep(1000)
+    time.sleep(1000)
+    '''
+    subprocess.run([sys.executable, '-c', __import__('textwrap').dedent(program)])
     """
-    run_cell(room, source)
-    assert room.usage().memory_bytes - before >= 3 * 2**26
-    run_cell(room, "for process in started: process.communicate(b'x')")
+    with pytest.raises(LimitExceeded, match="GiB of memory"):
+        run_cell(room, source, seconds=100)
 
 
 def test_processes_are_limited(room):
@@ -899,6 +908,16 @@ def test_where_nested_namespaces_are_denied_each_submission_has_a_bubblewrap_of_
     assert result_of(single, "import torch\nresult = float(torch.ones(3).sum())") == 3.0
     denied = CALL + "result = call(unshare, 0x10000000)"
     assert result_of(single, denied, unshare=lockdown._REFUSED["unshare"][COLUMN]) == errno.EPERM
+
+
+def test_what_the_kernel_denies_the_template_is_found_out_by_the_first_room(monkeypatch, tmp_path):
+    build = bubblewrap.build_walls
+    monkeypatch.setattr(bubblewrap, "build_walls", lambda room, **options: build(room, **options | {"nested": False}))
+    with Sandbox("bubblewrap", SMALL, tmp_path) as sandbox:
+        assert sandbox.isolation == "namespaces"
+        with contextlib.closing(sandbox.open()) as room:
+            assert sandbox.isolation == "bubblewrap"
+            assert result_of(room, "result = 1") == 1
 
 
 def test_files_of_this_machine_cannot_be_read_from_a_bubblewrap_of_its_own_either(single, tmp_path):

@@ -318,7 +318,7 @@ ATTACKS = (
 import os, signal, time
 signal.signal(signal.SIGCHLD, signal.SIG_IGN)
 reading, writing = os.pipe()
-for _ in range(6):
+for _ in range(10):
     if os.fork() == 0:
         while time.process_time() < 0.5: pass
         os._exit(0)
