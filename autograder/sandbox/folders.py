@@ -22,9 +22,12 @@ def make_folder() -> tuple[Path, int]:
     """A new folder, and the descriptor to close when it is no longer needed."""
     while True:
         folder = Path(tempfile.mkdtemp(prefix=PREFIX, dir=parent_folder()))
-        lock = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            lock = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        except FileNotFoundError:  # it had no owner for a moment, in which it was taken for a lost one
+            continue
         fcntl.flock(lock, fcntl.LOCK_EX)
-        if folder.exists():  # it had no owner for a moment, in which it may have been taken for a lost one
+        if folder.exists():  # or was until it was locked
             return folder, lock
         os.close(lock)
 

@@ -24,7 +24,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from autograder.sandbox import cuda, forks, lockdown, watching
-from autograder.sandbox.watching import HOME, SHARED_MEMORY, TEMPORARY, Watched, say, usage_of
+from autograder.sandbox.watching import HOME, SHARED_MEMORY, TEMPORARY, Watched, resident_bytes, say
 
 _LOOK_MILLISECONDS = 50
 
@@ -204,18 +204,13 @@ def memory_of_a_fork() -> int:
     reading, writing = os.pipe()
     child = os.fork()
     if child == 0:
-        os.write(writing, str(resident_bytes()).encode())
+        os.write(writing, str(resident_bytes(os.getpid())).encode())
         os._exit(0)
     os.close(writing)
     with open(reading) as pipe:
         found = int(pipe.read())
     os.waitpid(child, 0)
     return found
-
-
-def resident_bytes() -> int:
-    """What this process has in memory."""
-    return sum(usage_of([os.getpid()])[1].values())
 
 
 def mount_proc() -> None:
@@ -297,9 +292,9 @@ class StartedGpu:
 def start_gpu(memory_bytes: int) -> StartedGpu:
     """Start CUDA while no limit stands in its way; student code may take so much of the GPU's memory."""
     lockdown.show_memory(True)  # else the driver may not name its threads, and gives up
-    before = resident_bytes()
+    before = resident_bytes(os.getpid())
     device = cuda.start(memory_bytes)
-    return StartedGpu(device, max(0, resident_bytes() - before))
+    return StartedGpu(device, max(0, resident_bytes(os.getpid()) - before))
 
 
 if __name__ == "__main__":

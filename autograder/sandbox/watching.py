@@ -90,7 +90,7 @@ class Watched:
         most = sum(resident.values()) - min(self.baseline, resident.get(first, 0))
         if most <= self.memory_bytes:
             return most
-        return min(most, sum(proportional_bytes(pid, proc) or whole for pid, whole in resident.items()))
+        return min(most, sum(proportional_bytes(pid, proc) or resident_bytes(pid, proc) for pid in resident))
 
     def _look(self) -> str:
         """Where the submission's processes can be looked up, by the numbers that it knows them by."""
@@ -169,14 +169,29 @@ def usage_of(pids: list[int], proc: str = "/proc") -> tuple[float, dict[int, int
     resident: dict[int, int] = {}
     for pid in pids:
         with contextlib.suppress(OSError, IndexError, ValueError):
-            fields = Path(f"{proc}/{pid}/stat").read_text(errors="replace").rpartition(")")[2].split()
+            fields = stat_of(f"{proc}/{pid}")
             ticks += sum(int(field) for field in fields[11:15])
-            resident[pid] = int(fields[21]) * PAGE
+            resident[pid] = int(fields[21]) * PAGE or resident_bytes(pid, proc)
     return ticks / TICK, resident
 
 
+def stat_of(folder: str) -> list[str]:
+    """What /proc says of a process, or of a thread, from its state on (see proc_pid_stat(5))."""
+    return Path(f"{folder}/stat").read_text(errors="replace").rpartition(")")[2].split()
+
+
+def resident_bytes(pid: int, proc: str = "/proc") -> int:
+    """What a process has in memory, as its threads say: when its first thread has ended, that one says nothing."""
+    pages = 0
+    with contextlib.suppress(OSError):
+        for thread in os.listdir(f"{proc}/{pid}/task"):
+            with contextlib.suppress(OSError, IndexError, ValueError):
+                pages = max(pages, int(stat_of(f"{proc}/{pid}/task/{thread}")[21]))
+    return pages * PAGE
+
+
 def proportional_bytes(pid: int, proc: str) -> int:
-    """A process's memory, of a page that n processes share an n-th; 0 where the process keeps that secret."""
+    """A process's memory, of a page that n processes share an n-th; 0 where it keeps that secret or has ended."""
     with contextlib.suppress(OSError, IndexError, ValueError):
         return int(Path(f"{proc}/{pid}/smaps_rollup").read_text().split("\nPss:")[1].split()[0]) * 1024
     return 0

@@ -578,20 +578,27 @@ def test_memory_of_one_process_is_limited(room):
     assert result_of(room, "block = bytearray(2**29)\nresult = len(block)") == 2**29
 
 
-@pytest.mark.parametrize("ended", [0, 8])
-def test_memory_of_all_processes_together_is_limited(room, ended):
-    """Processes that have ended and that nobody has waited for, which have no memory, do not make up for others."""
-    source = f"""
-    import os, time
-    for _ in range({ended}):
+@pytest.mark.parametrize("how", ["", "beside processes that have ended", "in threads whose first has ended"])
+def test_memory_of_all_processes_together_is_limited(room, how):
+    """Processes that nobody has waited for have no memory, and say so; those that go on in a thread say so too."""
+    source = """
+    import ctypes, os, threading, time
+    def take():
+        global block
+        block = bytearray(b'x') * (850 * 2**20)
+        time.sleep(1000)
+    for _ in range(8 if 'beside' in how else 0):
         if os.fork() == 0:
             os._exit(0)
     for _ in range(3):
         if os.fork() == 0:
-            block = bytearray(b'x') * (850 * 2**20)
-            time.sleep(1000)
+            if 'threads' in how:
+                threading.Thread(target=take).start()
+                ctypes.CDLL(None).syscall(number_of_exit, 0)
+            take()
     time.sleep(1000)
     """
+    source = f"how, number_of_exit = {how!r}, {(60, 93)[COLUMN]}\n{textwrap.dedent(source)}"
     with pytest.raises(LimitExceeded, match="GiB of memory") as raised:
         run_cell(room, source, seconds=100)
     assert not raised.value.wall

@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -51,6 +52,25 @@ def test_ones_own_folder_stays_until_its_lock_is_closed(parent: Path) -> None:
     os.close(lock)
     remove_lost_folders()
     assert not folder.exists()
+
+
+def test_a_folder_that_is_taken_for_a_lost_one_before_it_is_locked_is_made_anew(
+    parent: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made: list[str] = []
+    make = tempfile.mkdtemp
+
+    def make_and_lose(**options: str) -> str:
+        made.append(make(**options))
+        if len(made) == 1:
+            remove_lost_folders()
+        return made[-1]
+
+    monkeypatch.setattr(tempfile, "mkdtemp", make_and_lose)
+    folder, lock = make_folder()
+    assert [Path(path).exists() for path in made] == [False, True]
+    assert folder == Path(made[1])
+    os.close(lock)
 
 
 def test_links_files_and_other_folders_are_left_alone(parent: Path) -> None:
