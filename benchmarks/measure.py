@@ -11,6 +11,8 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
+from autograder.sandbox.watching import proportional_bytes
+
 STRETCH = 4
 """Submissions one after another, or runs of a notebook's cells and checks, that make one measurement."""
 _SAMPLE_SECONDS = 0.5
@@ -102,7 +104,7 @@ class _Peak:
 
     def _sample(self) -> None:
         while not self.over.wait(_SAMPLE_SECONDS):
-            found = [_proportional_bytes(pid) for pid in _family(self.pid)]
+            found = [proportional_bytes(pid) for pid in _family(self.pid)]
             self.own, self.most = max(self.own, found[0]), max(self.most, sum(found))
 
     def stop(self) -> tuple[int, int]:
@@ -121,12 +123,3 @@ def _family(pid: int) -> list[int]:
         except OSError:
             pass  # it has ended
     return found
-
-
-def _proportional_bytes(pid: int) -> int:
-    """A process's share of memory: a page that n processes have counts as an n-th for each."""
-    try:
-        text = Path(f"/proc/{pid}/smaps_rollup").read_text()
-    except OSError:
-        return 0
-    return int(text.split("\nPss:")[1].split()[0]) * 1024 if "\nPss:" in text else 0

@@ -122,9 +122,13 @@ class Watched:
 
     def kill(self) -> None:
         """Kill the submission's process: in a pid namespace, everything else in there dies with it."""
-        for send in (os.killpg, os.kill):
-            with contextlib.suppress(ProcessLookupError, PermissionError):
-                send(self.child, signal.SIGKILL)
+        self._kill_group()
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(self.child, signal.SIGKILL)
+
+    def _kill_group(self) -> None:
+        with contextlib.suppress(ProcessLookupError, PermissionError):
+            os.killpg(self.child, signal.SIGKILL)
 
     def has_ended(self) -> bool:
         """Whether the process has ended; then the grader is told how, and what it used."""
@@ -132,8 +136,7 @@ class Watched:
         if not pid:
             return False
         if self.isolation == "none":  # no namespace ends what it has forked
-            with contextlib.suppress(ProcessLookupError, PermissionError):
-                os.killpg(self.child, signal.SIGKILL)
+            self._kill_group()
         say(self.lifeline, {"exit": status, "cpu": usage.ru_utime + usage.ru_stime})
         return True
 
@@ -190,7 +193,7 @@ def resident_bytes(pid: int, proc: str = "/proc") -> int:
     return pages * PAGE
 
 
-def proportional_bytes(pid: int, proc: str) -> int:
+def proportional_bytes(pid: int, proc: str = "/proc") -> int:
     """A process's memory, of a page that n processes share an n-th; 0 where it keeps that secret or has ended."""
     with contextlib.suppress(OSError, IndexError, ValueError):
         return int(Path(f"{proc}/{pid}/smaps_rollup").read_text().split("\nPss:")[1].split()[0]) * 1024
