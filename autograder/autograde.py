@@ -7,7 +7,7 @@ import ast
 import contextlib
 import json
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from itertools import groupby
 from typing import Any, Literal
@@ -80,6 +80,7 @@ def autograde(
     seed: int = 0,
     decided_by: dict[str, str] | None = None,
     pace: Pace | None = None,
+    on_failure: Callable[[str], None] = lambda _: None,
 ) -> SubmissionResult:
     """Grade one submission.
 
@@ -94,12 +95,13 @@ def autograde(
         seed: Seed of cells and checks.
         decided_by: What decides the result, part by part (see `autograder.fingerprint`).
         pace: What the reference took, if it was run.
+        on_failure: Called with the name of each check that does not pass, also where it is asked again.
 
     Raises:
         GraderFailed, SandboxFailed: Something of ours did not work: no mark.
     """
     started = time.monotonic()
-    run = _Run(submission, sandbox, limits, seed, pace or Pace(), branching)
+    run = _Run(submission, sandbox, limits, seed, pace or Pace(), branching, on_failure)
     try:
         run.start()
         by_task = {name: list(group) for name, group in groupby(checks, key=lambda check: check.task.name)}
@@ -134,10 +136,11 @@ class _Run:
     """The state of grading one submission: its room, which is made again when student code has lost it."""
 
     def __init__(
-        self, submission: Submission, sandbox: Sandbox, limits: Limits, seed: int, pace: Pace, branching: Branching
-    ) -> None:
+        self, submission: Submission, sandbox: Sandbox, limits: Limits, seed: int, pace: Pace, branching: Branching,
+        on_failure: Callable[[str], None],
+    ) -> None:  # fmt: skip
         self.submission, self.sandbox, self.limits, self.seed, self.pace = submission, sandbox, limits, seed, pace
-        self.branching = branching
+        self.branching, self.on_failure = branching, on_failure
         self.one_run: tuple[float, float] | None = None
         """CPU and wall seconds that the notebook took when it first went through, where it may be run again."""
         self.allowance = 0.0
@@ -412,6 +415,8 @@ class _Run:
         self, check: Check, outcome: Outcome, ending: list[RoomEnded], printed: str, cpu_seconds: float
     ) -> CheckResult:
         passed = outcome.passed and not ending
+        if not passed:
+            self.on_failure(check.item.name)
         cause = "" if passed else str(ending[0]) if ending else self._cause(outcome.exception)
         detail = "" if passed else plain_text(outcome.text[-MAX_DETAIL:])
         if printed and not passed:

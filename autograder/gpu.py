@@ -165,7 +165,7 @@ def _demand_driver_library(libraries: str) -> None:
 # one submission at a time
 
 
-def gpu_slot(gpu: Gpu) -> contextlib.AbstractContextManager[None]:
+def gpu_slot(gpu: Gpu) -> contextlib.AbstractContextManager[bool]:
     """Have a GPU alone, among all that grade on this machine: waits until nobody else has it."""
     return slot(f"gpu-{gpu.name}")
 

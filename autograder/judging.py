@@ -41,10 +41,13 @@ def limited_judging() -> Iterator[None]:
         signal.signal(signal.SIGPROF, before)
 
 
+def mapped_bytes() -> int:
+    """Memory that this process has mapped."""
+    return int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
+
+
 def limit_memory() -> None:
-    """Let this process map no more than `JUDGING_BYTES` beyond what it has mapped."""
-    mapped = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
+    """Let this process map no more than `JUDGING_BYTES` beyond what it has mapped now, whatever it was let before."""
     _, hard = resource.getrlimit(resource.RLIMIT_AS)
-    limit = mapped + JUDGING_BYTES
-    limit = limit if hard == resource.RLIM_INFINITY else min(limit, hard)
-    resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
+    limit = mapped_bytes() + JUDGING_BYTES
+    resource.setrlimit(resource.RLIMIT_AS, (limit if hard == resource.RLIM_INFINITY else min(limit, hard), hard))

@@ -14,25 +14,26 @@ FOLDER = Path("/tmp")
 
 
 @contextlib.contextmanager
-def slot(name: str) -> Iterator[None]:
-    """Have a thing alone: waits until nobody else has it."""
+def slot(name: str, *, wait: bool = True) -> Iterator[bool]:
+    """Have a thing alone, inside.
+
+    Args:
+        name: What it is called, on this machine.
+        wait: Whether to wait until nobody else has it; else it is not had where somebody does.
+
+    Returns:
+        Whether it is had.
+    """
     descriptor = _open(name)
     try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX)
-        yield
+        had = True
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+        except BlockingIOError:
+            had = False
+        yield had
     finally:
         os.close(descriptor)
-
-
-def take(name: str) -> bool:
-    """Have a thing until this process ends; False where somebody else has it."""
-    descriptor = _open(name)
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        os.close(descriptor)
-        return False
-    return True
 
 
 def _open(name: str) -> int:

@@ -1,17 +1,15 @@
 """A warm, trusted process per assignment: the sandbox started, the hidden checks collected, the reference graded once.
 
-    grader --spawn--> worker --fork--> one child per submission
+    grader --spawn--> worker --fork--> judges (see `autograder.judges`)
                         └--spawn--> sandbox (see `autograder.sandbox.room`)
 
-pytest collects the checks once; a forked child replays them for each submission, so that no submission sees what an
-earlier one left and a crash in one is no concern of the others. The grader itself imports neither torch nor pytest.
+pytest collects the checks once; forks replay them for one submission after another. The grader itself imports neither
+torch nor pytest.
 """
 
 import contextlib
-import ctypes
 import functools
 import gc
-import itertools
 import json
 import os
 import select
@@ -22,15 +20,14 @@ import sys
 import tempfile
 import threading
 import traceback
-from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from autograder.cores import stay_on_one_core
+from autograder.cores import one_core
 from autograder.course import Course, load_course
 from autograder.fingerprint import assignment_digests, deciders, deciders_of_all, versions
 from autograder.gpu import demand_gpu, gpu_slot, memory_in_use, turn_on
-from autograder.judging import limit_memory
+from autograder.judges import Graded, Judges, Turn, read_to_end
 from autograder.results import SubmissionResult, TaskResult, Verdict
 from autograder.submission import Release, Submission, canonical_cells, imported_modules
 
@@ -44,10 +41,6 @@ CHECKS_ENVIRONMENT = {
 }  # fmt: skip
 """What a process that replays checks must find in its environment (see `autograder.replay`)."""
 REFERENCE = "reference"
-CLASS_IS_LARGE = 16
-"""The submission before which this process is made cheap to fork: that takes as long as it saves with so many."""
-Turn = Callable[[], contextlib.AbstractContextManager[None]]
-"""What a submission has while it is graded and must not share."""
 
 
 class WorkerFailed(RuntimeError):
@@ -146,7 +139,7 @@ class Worker:
                     socket.send_fds(self.control, [json.dumps({"student": student}).encode()], [theirs.fileno()])
                 mine.sendall(submission.to_json())
                 mine.shutdown(socket.SHUT_WR)
-                data = _read_to_end(mine)
+                data = read_to_end(mine)
             except OSError as error:
                 return self._fault(student, f"the grading process is gone: {error}")
         try:
@@ -174,13 +167,6 @@ class Worker:
 
     def __exit__(self, *_: object) -> None:
         self.close()
-
-
-def _read_to_end(channel: socket.socket) -> bytes:
-    data = bytearray()
-    while part := channel.recv(2**20):
-        data += part
-    return bytes(data)
 
 
 # the worker's own side
@@ -233,7 +219,6 @@ def _answer(
     from autograder.authoring import build_notebook, read_script, with_answers
     from autograder.autograde import Branching, GraderFailed, Pace, autograde, collected_checks, most_runs, points_of
     from autograder.escapes import demand_walls
-    from autograder.sandbox.forks import make_forks_cheap
 
     str(torch.ones(1))  # what torch imports to show a tensor would else be imported in each child
     gc.freeze()  # no child needs to look at, and so to copy, what was imported
@@ -255,89 +240,30 @@ def _answer(
         if sandbox.kind != "none":
             demand_walls(sandbox, root)
 
-    def grade(submission: Submission, pace: Pace) -> SubmissionResult:
-        if device == "cpu":  # a GPU's driver has threads of its own
-            stay_on_one_core()
-        return autograde(
-            submission, checks, sandbox, course.limits, points, device=device, branching=branching,
-            seed=course.seed, decided_by=deciders(submission, of_all), pace=pace,
-        )  # fmt: skip
+    def grade(submission: Submission, pace: Pace) -> Graded:
+        failed: list[str] = []
+        with one_core() if device == "cpu" else contextlib.nullcontext():  # a GPU's driver has threads of its own
+            result = autograde(
+                submission, checks, sandbox, course.limits, points, device=device, branching=branching,
+                seed=course.seed, decided_by=deciders(submission, of_all), pace=pace, on_failure=failed.append,
+            )  # fmt: skip
+        return Graded(result, right=_is_right(result) and not failed)
 
-    def grade_reference() -> SubmissionResult:
+    def grade_reference() -> Graded:
         script = read_script(root / "solutions" / f"{assignment}.py")
         solved = json.loads(json.dumps(with_answers(build_notebook(script), script)))
         cells = canonical_cells(solved, release.notebook)
         return grade(Submission(assignment, REFERENCE, cells, release.files), Pace())
 
-    def grade_what_comes(reply: socket.socket) -> SubmissionResult:
-        return grade(Submission.from_json(_read_to_end(reply)), pace)
-
     limits = course.limits
     seconds = 120 + 2 * int(limits.submission_seconds * limits.wall_factor)
-    jobs = _Jobs(assignment, seconds * most_runs(len(points), branching), turn)
-    reference = jobs.run_and_wait(REFERENCE, grade_reference)
-    if reference.verdict != Verdict.GRADED or reference.score != reference.max_score:
+    judges = Judges(assignment, seconds * most_runs(len(points), branching), turn)
+    reference = judges.once(REFERENCE, grade_reference)
+    if not _is_right(reference):
         raise GraderFailed(_why_not_full(reference))
     pace = Pace.of(reference)
     control.send(json.dumps({"ready": True}).encode())
-    for number in itertools.count(1):
-        packet, descriptors, _, _ = socket.recv_fds(control, 2**16, 1)
-        if not packet:
-            return
-        if number == CLASS_IS_LARGE:
-            make_forks_cheap()
-        student = json.loads(packet)["student"]
-        with socket.socket(fileno=descriptors[0]) as reply:
-            jobs.run(student, functools.partial(grade_what_comes, reply), reply, not_for_child=control)
-
-
-class _Jobs:
-    """Grades in forked children, each of which sends its result as JSON and ends."""
-
-    def __init__(self, assignment: str, seconds: int, turn: Turn = contextlib.nullcontext) -> None:
-        self.assignment, self.seconds, self.turn = assignment, seconds, turn
-
-    def run(
-        self,
-        student: str,
-        grade: Callable[[], SubmissionResult],
-        reply: socket.socket,
-        not_for_child: socket.socket | None = None,
-    ) -> None:
-        """Grade in a child, which sends the result to `reply`."""
-        with contextlib.suppress(ChildProcessError):
-            while os.waitpid(-1, os.WNOHANG)[0]:
-                pass
-        if os.fork():
-            return
-        ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG: a worker that dies takes its children along
-        if not_for_child is not None:
-            not_for_child.close()
-        limit_memory()
-        try:
-            reply.sendall(self._result(student, grade).model_dump_json().encode())
-        finally:
-            os._exit(0)
-
-    def run_and_wait(self, student: str, grade: Callable[[], SubmissionResult]) -> SubmissionResult:
-        """Grade in a child and wait for the result."""
-        mine, theirs = socket.socketpair()
-        with mine:
-            with theirs:
-                self.run(student, grade, theirs)
-            return SubmissionResult.model_validate_json(_read_to_end(mine))
-
-    def _result(self, student: str, grade: Callable[[], SubmissionResult]) -> SubmissionResult:
-        try:
-            with self.turn():
-                signal.alarm(self.seconds)  # a backstop: without a handler it ends this child, a fault of ours
-                return grade()
-        except BaseException as error:
-            traceback.print_exc()
-            return SubmissionResult(
-                assignment=self.assignment, student=student, verdict=Verdict.GRADER_FAULT,
-                reason=f"{type(error).__name__}: {error}"[:4000], versions=versions(),
-            )  # fmt: skip
+    judges.serve(control, lambda submission: grade(submission, pace))
 
 
 def refused(assignment: str, student: str, points: dict[str, float], reason: str) -> SubmissionResult:
@@ -347,6 +273,10 @@ def refused(assignment: str, student: str, points: dict[str, float], reason: str
         assignment=assignment, student=student, verdict=Verdict.STUDENT_FAULT, reason=reason, tasks=tasks,
         versions=versions(),
     )  # fmt: skip
+
+
+def _is_right(result: SubmissionResult) -> bool:
+    return result.verdict == Verdict.GRADED and result.score == result.max_score
 
 
 def _why_not_full(result: SubmissionResult) -> str:

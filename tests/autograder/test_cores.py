@@ -23,9 +23,11 @@ import os, sys
 from pathlib import Path
 from autograder import cores, slots
 slots.FOLDER = Path(sys.argv[1])
-cores.stay_on_one_core()
-print(*sorted(os.sched_getaffinity(0)), flush=True)
-sys.stdin.readline()
+for _ in sys.stdin:
+    with cores.one_core():
+        print(*sorted(os.sched_getaffinity(0)), flush=True)
+        sys.stdin.readline()
+    print(*sorted(os.sched_getaffinity(0)), flush=True)
 """
 
 CHECKS = """
@@ -63,7 +65,14 @@ def cores_of(ns):
 
 def stay(folder: Path) -> "subprocess.Popen[str]":
     command = [sys.executable, "-c", STAYS, str(folder)]
-    return subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, bufsize=1)
+    process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, bufsize=1)
+    go_on(process)
+    return process
+
+
+def go_on(process: "subprocess.Popen[str]") -> None:
+    assert process.stdin
+    process.stdin.write("\n")
 
 
 def cores_of(process: "subprocess.Popen[str]") -> list[int]:
@@ -83,6 +92,21 @@ def test_each_has_a_core_of_its_own_as_long_as_there_are_any(tmp_path: Path) -> 
     with stay(tmp_path) as next_one:
         assert cores_of(next_one) == had[0]
         next_one.kill()
+    for process in processes:
+        process.kill()
+        process.communicate()
+
+
+def test_a_core_is_given_back_as_soon_as_nothing_is_graded_there(tmp_path: Path) -> None:
+    processes = [stay(tmp_path) for _ in CORES]
+    had = [cores_of(process) for process in processes]
+    go_on(processes[0])
+    assert cores_of(processes[0]) == CORES
+    with stay(tmp_path) as next_one:
+        assert cores_of(next_one) == had[0]
+        next_one.kill()
+    go_on(processes[0])
+    assert cores_of(processes[0]) == had[0]
     for process in processes:
         process.kill()
         process.communicate()

@@ -28,12 +28,13 @@ from autograder.checks import assert_close, assert_device
 from autograder.course import CourseError, Limits, load_course
 from autograder.escapes import demand_walls
 from autograder.gpu import Gpu, GpuNotFree, GpuUnavailable, demand_free, find_gpu, memory_in_use, turn_on
+from autograder.judges import Graded, Judges
 from autograder.remote import standin
 from autograder.remote.client import loopback
-from autograder.results import SubmissionResult, Verdict
+from autograder.results import Verdict
 from autograder.sandbox import bubblewrap, cuda, folders, watching
 from autograder.sandbox.room import Sandbox
-from autograder.worker import _Jobs, refused, resolve_device
+from autograder.worker import refused, resolve_device
 
 REPOSITORY = Path(__file__).parents[2]
 UUIDS = ("GPU-11111111-aaaa-bbbb-cccc-000000000000", "GPU-22222222-aaaa-bbbb-cccc-000000000000")
@@ -445,13 +446,13 @@ def test_a_submission_that_leaves_less_memory_gets_no_mark(
     runs = tmp_path / "runs"
     runs.touch()
 
-    def grade() -> SubmissionResult:
+    def grade() -> Graded:
         with runs.open("a") as file:
             file.write(f"{signal.alarm(0) > 0}\n")  # the time that a submission may take counts from its turn
-        return refused("shapes", "ada", {"area": 2.0}, "")
+        return Graded(refused("shapes", "ada", {"area": 2.0}, ""), right=False)
 
-    jobs = _Jobs("shapes", 60, functools.partial(turn_on, GPU, 447 * MIB))
-    result = jobs.run_and_wait("ada", grade)
+    judges = Judges("shapes", 60, functools.partial(turn_on, GPU, 447 * MIB))
+    result = judges.once("ada", grade)
     assert (result.verdict, runs.read_text()) == (verdict, "True\n" * asked)
     assert ("GpuNotFree" in result.reason) == (verdict == Verdict.GRADER_FAULT)
 
