@@ -38,7 +38,7 @@ Branching = Literal["fork", "rerun"]
 """How a task gets a process as it was after the last cell: by a fork of the notebook's, or by running the notebook
 again in a new room. A process that has used a GPU cannot be forked."""
 GPU_BROKEN = "an error on the GPU left your code unable to go on"
-LOOK_SECONDS = 0.2
+LOOK_SECONDS = 0.5
 """How old what is known of a submission's computing time may be between cells and between checks: asking takes as long
 as a small one."""
 REFERENCE_FACTOR = 20.0
